@@ -1,0 +1,35 @@
+# Everything runs in a virtual environment of its own, made on first use.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test parity check bench clean
+
+demo: $(VENV)/installed            ## classify the photos in examples/photos with the embedded checkpoint
+	$(BIN)/tfdeit predict examples/photos
+
+test: $(VENV)/tested               ## run all tests, slow ones too
+	$(BIN)/pytest -m "slow or not slow"
+
+parity: $(VENV)/tested             ## compare with transformers, and one backend with another
+	$(BIN)/pytest -m "slow or not slow" tests/test_parity.py tests/test_backends.py
+
+check: $(VENV)/tested              ## lint, formatting, and that the package builds
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/python -m build --outdir $(VENV)/dist
+
+bench: $(VENV)/tested              ## one JSON line a measurement
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --editable .
+	touch $@
+
+$(VENV)/tested: $(VENV)/installed
+	$(BIN)/python -m pip install --editable .[dev,jax,parity,test]
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

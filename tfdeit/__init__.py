@@ -1,0 +1,45 @@
+"""DeiT and ViT image classifiers for Keras 3 and TensorFlow."""
+
+import importlib
+
+__version__ = "0.1.0"
+
+# Public name -> module: imported at first use, as TensorFlow takes seconds and the command line must not wait for it.
+_MODULES = {
+    "backbone": ["TFDeiTModel", "TFViTModel"],
+    "config": ["DeiTConfig", "ViTConfig"],
+    "images": ["ImageError", "decode_image"],
+    "layers": ["MLP", "PatchEmbedding", "SelfAttention", "TokenConcatenation", "TransformerBlock"],
+    "models": [
+        "TFAutoModelForImageClassification",
+        "TFDeiTForImageClassification",
+        "TFDeiTForImageClassificationWithTeacher",
+        "TFDeiTForMaskedImageModeling",
+        "TFViTForImageClassification",
+        "TFViTForMaskedImageModeling",
+    ],
+    "processing": [
+        "AutoFeatureExtractor",
+        "AutoImageProcessor",
+        "DeiTFeatureExtractor",
+        "DeiTImageProcessor",
+        "DeiTImageProcessorFast",
+        "ViTFeatureExtractor",
+        "ViTImageProcessor",
+        "ViTImageProcessorFast",
+    ],
+    "checkpoint": ["CheckpointError"],
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_MODULE_OF)]
+
+
+def __getattr__(name):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+
+
+def __dir__():
+    return __all__

@@ -1,0 +1,317 @@
+"""Model configurations: the fields of a Hugging Face config.json, validated, with parameters and MACs derived."""
+
+import dataclasses
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+ACTIVATIONS = (
+    "gelu",
+    "gelu_new",
+    "gelu_pytorch_tanh",
+    "quick_gelu",
+    "relu",
+    "selu",
+    "sigmoid",
+    "silu",
+    "swish",
+    "tanh",
+)
+ATTENTION_IMPLEMENTATIONS = ("eager", "sdpa")
+
+Size = int | tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ViTConfig:
+    """Architecture and labels of a Vision Transformer (Dosovitskiy et al. 2021, arXiv:2010.11929).
+
+    Field names and defaults are those of Hugging Face's config.json. Keys of a file that are not a field here
+    are kept in `extra` and written back by `to_dict`.
+
+    Args:
+        hidden_size: width D of the tokens; a multiple of `num_attention_heads`.
+        num_hidden_layers: number of transformer blocks.
+        num_attention_heads: heads per block.
+        intermediate_size: width of the MLP's hidden layer.
+        hidden_act: activation of the MLP, one of `ACTIVATIONS`; "gelu" is the exact (erf) one.
+        hidden_dropout_prob: dropout rate after the embeddings and on both branches of a block, in [0, 1).
+        attention_probs_dropout_prob: dropout rate of the attention probabilities, in [0, 1).
+        drop_path_rate: stochastic depth: rate of the last block, rising linearly from 0, in [0, 1).
+        initializer_range: standard deviation of the initial weights.
+        layer_norm_eps: epsilon of every LayerNorm; part of a checkpoint (1e-12 on the hub, 1e-6 in timm).
+        image_size: pixels, one int or (height, width); a multiple of `patch_size`.
+        patch_size: pixels, one int or (height, width).
+        num_channels: channels of the image.
+        qkv_bias: whether the query, key and value projections have a bias.
+        encoder_stride: pixels per token side that the masked-image decoder writes.
+        pooler_output_size: width of the pooler; None means `hidden_size`.
+        pooler_act: activation of the pooler, one of `ACTIVATIONS`.
+        attn_implementation: "sdpa" uses the backend's fused attention where it has one, "eager" never does.
+        output_hidden_states: default of the models' argument of the same name.
+        output_attentions: default of the models' argument of the same name.
+        num_labels: number of classes; None means as many as `id2label` has, or 2. 0 removes the head.
+        id2label: class index -> name; None means LABEL_0, LABEL_1, ...
+        label2id: class name -> index; None means the inverse of `id2label`.
+        extra: further keys of the config.json.
+
+    Raises:
+        ValueError: naming the field, what was expected and what was received.
+    """
+
+    model_type: ClassVar[str] = "vit"
+    num_prefix_tokens: ClassVar[int] = 1  # [CLS]
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.0
+    attention_probs_dropout_prob: float = 0.0
+    drop_path_rate: float = 0.0
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    image_size: Size = 224
+    patch_size: Size = 16
+    num_channels: int = 3
+    qkv_bias: bool = True
+    encoder_stride: int = 16
+    pooler_output_size: int | None = None
+    pooler_act: str = "tanh"
+    attn_implementation: str = "sdpa"
+    output_hidden_states: bool = False
+    output_attentions: bool = False
+    num_labels: int | None = None
+    id2label: Mapping[int, str] | None = None
+    label2id: Mapping[str, int] | None = None
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        for name in ("image_size", "patch_size"):
+            if isinstance(getattr(self, name), (list, tuple)):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        self._resolve_labels()
+        if self.pooler_output_size is None:
+            object.__setattr__(self, "pooler_output_size", self.hidden_size)
+        self._validate()
+
+    def _resolve_labels(self):
+        names = self.id2label
+        if names is None:
+            count = 2 if self.num_labels is None else self.num_labels
+            _check(isinstance(count, int) and count >= 0, "num_labels", "an int of at least 0", count)
+            names = {index: f"LABEL_{index}" for index in range(count)}
+        elif not isinstance(names, Mapping):
+            names = dict(enumerate(names))
+        names = {int(index): str(name) for index, name in names.items()}
+        expected = set(range(len(names)))
+        _check(set(names) == expected, "id2label", f"the indices 0 to {len(names) - 1}, each once", sorted(names))
+        if self.num_labels not in (None, len(names)):
+            raise ValueError(
+                f"Expected num_labels to equal the number of names in id2label ({len(names)}). "
+                f"Received: num_labels={self.num_labels}. Give one of the two."
+            )
+        object.__setattr__(self, "id2label", dict(sorted(names.items())))
+        object.__setattr__(self, "num_labels", len(names))
+        label2id = self.label2id if self.label2id is not None else {name: i for i, name in self.id2label.items()}
+        object.__setattr__(self, "label2id", {str(name): int(index) for name, index in label2id.items()})
+
+    def _validate(self):
+        for name in (
+            "hidden_size",
+            "num_attention_heads",
+            "intermediate_size",
+            "num_channels",
+            "encoder_stride",
+            "pooler_output_size",
+        ):
+            value = getattr(self, name)
+            _check(type(value) is int and value > 0, name, "a positive int", value)
+        depth = self.num_hidden_layers
+        _check(type(depth) is int and depth >= 0, "num_hidden_layers", "an int of at least 0", depth)
+        for name in ("image_size", "patch_size"):
+            value = getattr(self, name)
+            sides = value if isinstance(value, tuple) else (value, value)
+            ok = len(sides) == 2 and all(type(side) is int and side > 0 for side in sides)
+            _check(ok, name, "a positive int or a pair (height, width) of them", value)
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
+            value = getattr(self, name)
+            _check(isinstance(value, (int, float)) and 0 <= value < 1, name, "a rate in [0, 1)", value)
+        _check(self.layer_norm_eps > 0, "layer_norm_eps", "a positive number", self.layer_norm_eps)
+        _check(self.initializer_range >= 0, "initializer_range", "a number of at least 0", self.initializer_range)
+        for name in ("hidden_act", "pooler_act"):
+            value = getattr(self, name)
+            _check(value in ACTIVATIONS, name, f"one of {', '.join(ACTIVATIONS)}", value)
+        _check(
+            self.attn_implementation in ATTENTION_IMPLEMENTATIONS,
+            "attn_implementation",
+            f"one of {', '.join(ATTENTION_IMPLEMENTATIONS)}",
+            self.attn_implementation,
+        )
+        _check(
+            self.hidden_size % self.num_attention_heads == 0,
+            "hidden_size",
+            f"a multiple of num_attention_heads={self.num_attention_heads}",
+            self.hidden_size,
+        )
+        divides = all(i % p == 0 for i, p in zip(self.image_hw, self.patch_hw, strict=True))
+        _check(divides, "image_size", f"a multiple of patch_size={self.patch_size}", self.image_size)
+
+    # Derived sizes.
+
+    @property
+    def image_hw(self) -> tuple[int, int]:
+        """Image height and width in pixels."""
+        return self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
+
+    @property
+    def patch_hw(self) -> tuple[int, int]:
+        """Patch height and width in pixels."""
+        return self.patch_size if isinstance(self.patch_size, tuple) else (self.patch_size, self.patch_size)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return tuple(i // p for i, p in zip(self.image_hw, self.patch_hw, strict=True))
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of one image, N."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of one image, T: the prefix tokens and the patches."""
+        return self.num_prefix_tokens + self.num_patches
+
+    @property
+    def num_params(self) -> int:
+        """Parameters of the classifier: the backbone without pooler, and one head per prefix token."""
+        width, hidden, patch = self.hidden_size, self.intermediate_size, self.patch_hw[0] * self.patch_hw[1]
+        embeddings = (patch * self.num_channels + 1) * width + (self.num_prefix_tokens + self.num_tokens) * width
+        attention = (width + self.qkv_bias) * 3 * width + (width + 1) * width
+        mlp = (width + 1) * hidden + (hidden + 1) * width
+        blocks = self.num_hidden_layers * (attention + mlp + 4 * width)
+        heads = self.num_prefix_tokens * (width + 1) * self.num_labels
+        return embeddings + blocks + 2 * width + heads
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the features of one image, as MMPretrain's model tables count them.
+
+        Every multiplication of the patch projection, the dense layers and both attention products once, and five
+        operations per element of each LayerNorm; the heads (at most 0.1%) are not in those tables.
+        """
+        width, tokens = self.hidden_size, self.num_tokens
+        projection = self.num_patches * self.patch_hw[0] * self.patch_hw[1] * self.num_channels * width
+        dense = tokens * width * (4 * width + 2 * self.intermediate_size)
+        attention = 2 * tokens * tokens * width
+        norms = (2 * self.num_hidden_layers + 1) * 5 * tokens * width
+        return projection + self.num_hidden_layers * (dense + attention) + norms
+
+    # Copies and files.
+
+    def replace(self, **changes) -> "ViTConfig":
+        """Returns a validated copy with `changes`; `num_labels` and `id2label` each renew the other label fields."""
+        if {"num_labels", "id2label"} & set(changes):
+            changes = {"num_labels": None, "id2label": None, "label2id": None} | changes
+        if "hidden_size" in changes and self.pooler_output_size == self.hidden_size:
+            changes = {"pooler_output_size": None} | changes
+        self._check_names(changes)
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns what config.json holds, `extra` included, ready for JSON; `id2label` stands for `num_labels`."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "extra"}
+        fields |= {name: list(v) for name, v in fields.items() if isinstance(v, tuple)}
+        fields["id2label"] = {str(index): name for index, name in self.id2label.items()}
+        fields["label2id"] = dict(self.label2id)
+        del fields["num_labels"]
+        return {**self.extra, "model_type": self.model_type, **fields}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ViTConfig":
+        """Builds the config from the contents of a config.json.
+
+        Raises:
+            ValueError: for a file of another model type, or an invalid field.
+        """
+        model_type = values.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"Expected a config of model_type {cls.model_type!r} for {cls.__name__}. Received: {model_type!r}."
+            )
+        known = {f.name for f in dataclasses.fields(cls)} - {"extra"}
+        fields = {name: value for name, value in values.items() if name in known}
+        if fields.get("id2label") is not None:
+            fields.pop("num_labels", None)  # old files hold both, and id2label is the one that labels come from
+        extra = {name: value for name, value in values.items() if name not in known and name != "model_type"}
+        return cls(**fields, extra=extra)
+
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike, **changes) -> "ViTConfig":
+        """Reads `source`, a config.json or a directory that holds one, and applies `changes`.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is not JSON, or a field is invalid.
+        """
+        return cls.from_dict(read_config(source)).replace(**changes)
+
+    def save_pretrained(self, directory: str | os.PathLike):
+        """Writes `directory`/config.json, creating the directory."""
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.to_dict(), indent=2, sort_keys=True)
+        (Path(directory) / "config.json").write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def _check_names(cls, changes):
+        known = [f.name for f in dataclasses.fields(cls)]
+        for name in changes:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"Did you mean {close[0]!r}?" if close else f"The fields are: {', '.join(known)}."
+                raise ValueError(f"Expected a field of {cls.__name__}. Received: {name!r}. {hint}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeiTConfig(ViTConfig):
+    """Architecture and labels of a distilled DeiT (Touvron et al. 2021, arXiv:2012.12877): a ViT with a second token.
+
+    Fields are those of `ViTConfig`. DeiT checkpoints that were trained without distillation are ViT checkpoints.
+    """
+
+    model_type: ClassVar[str] = "deit"
+    num_prefix_tokens: ClassVar[int] = 2  # [CLS], [DIST]
+
+
+CONFIG_CLASSES = {cls.model_type: cls for cls in (ViTConfig, DeiTConfig)}
+
+
+def read_config(source: str | os.PathLike) -> dict[str, Any]:
+    """Reads the JSON object in `source`, a file or a directory that holds a config.json.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if its contents are not a JSON object.
+    """
+    path = Path(source)
+    path = path / "config.json" if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected a file {path.name} in {path.parent}. Received: none.")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"Expected a JSON object in {path}. Received: {error}.") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"Expected a JSON object in {path}. Received: a {type(values).__name__}.")
+    return values
+
+
+def _check(ok: bool, name: str, expected: str, received: Any):
+    if not ok:
+        raise ValueError(f"Expected {name} to be {expected}. Received: {name}={received!r}.")

@@ -1,0 +1,1 @@
+"""The embedded checkpoint and the weight-porting script, installed as `tfdeit.weights`."""
