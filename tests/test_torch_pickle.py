@@ -1,0 +1,298 @@
+"""Torch files: equal to torch bit for bit, mapped, and unharmed by any bytes."""
+
+import os
+import pickle
+import time
+import zipfile
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+
+from tfdeit.checkpoint import CheckpointError
+from tfdeit.checkpoint.readers import read_torch, read_torch_state_dict
+
+SIX = np.arange(6, dtype="<f4")
+
+# Torch files by hand: these tests run without torch.
+
+
+def literal(value):
+    return pickle.dumps(value, 2)[2:-1]
+
+
+def named(module, attribute):
+    return f"c{module}\n{attribute}\n".encode()
+
+
+def storage(key="0", length=6, kind="FloatStorage"):
+    return b"(" + literal("storage") + named("torch", kind) + literal(key) + literal("cpu") + literal(length) + b"tQ"
+
+
+def tensor(offset=0, size=(2, 3), stride=(3, 1), data=None):
+    arguments = (data or storage()) + literal(offset) + literal(size) + literal(stride) + literal(False)
+    return (
+        named("torch._utils", "_rebuild_tensor_v2") + b"(" + arguments + named("collections", "OrderedDict") + b")RtR"
+    )
+
+
+def pickled(*values):
+    """A dict of `values`, which are opcodes."""
+    return b"\x80\x02}(" + b"".join(literal(f"key{i}") + value for i, value in enumerate(values)) + b"u."
+
+
+def write_zip(path, entries, compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+    return path
+
+
+def write_torch(path, pickle_bytes):
+    entries = {"data.pkl": pickle_bytes, "byteorder": b"little", "data/0": SIX.tobytes()}
+    return write_zip(path, {f"archive/{name}": data for name, data in entries.items()})
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "pytorch_model.bin"
+
+
+def test_file_by_hand(path):
+    arrays = read_torch(write_torch(path, pickled(tensor(), tensor(1, (2, 2), (1, 2)), tensor(0, (0, 3), (3, 1)))))
+    np.testing.assert_array_equal(arrays["key0"], SIX.reshape(2, 3))
+    np.testing.assert_array_equal(arrays["key1"], [[1, 3], [2, 4]])
+    assert arrays["key2"].shape == (0, 3)
+
+
+def test_arrays_are_views_of_the_mapped_file(path):
+    array = read_torch(write_torch(path, pickled(tensor())))["key0"]
+    while isinstance(array.base, np.ndarray):
+        assert not array.flags.writeable
+        array = array.base
+    assert isinstance(array, np.memmap)
+
+
+# Against torch.
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch", reason="the oracle of torch files")
+
+
+@pytest.mark.parametrize(
+    "dtype", ["float16", "bfloat16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool"]
+)
+def test_torch_dtypes(torch, path, dtype):
+    values = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)) * 50
+    expected = {"matrix": values.to(getattr(torch, dtype)), "scalar": values[0, 0].to(getattr(torch, dtype))}
+    torch.save(expected, path)
+    received = read_torch_state_dict(path)
+    assert received.keys() == expected.keys()
+    for name, value in expected.items():
+        assert received[name].dtype.name == dtype
+        assert received[name].shape == tuple(value.shape)
+        assert received[name].tobytes() == value.flatten().view(torch.uint8).numpy().tobytes()
+
+
+def test_torch_views_and_parameters(torch, path):
+    base = torch.arange(60.0).reshape(3, 4, 5)
+    expected = {
+        "whole": base,
+        "transposed": base.permute(2, 0, 1),
+        "slice": base[1:, ::2, 1:4],
+        "expanded": base[0, 0].expand(4, 5),
+        "diagonal": base[0].diagonal(),
+        "parameter": torch.nn.Parameter(base[2]),
+        "empty": base[:0],
+    }
+    torch.save(OrderedDict(expected), path)
+    received = read_torch_state_dict(path)
+    assert path.stat().st_size < 2 * base.nbytes + 5000  # the views share one storage in the file
+    for name, value in expected.items():
+        np.testing.assert_array_equal(received[name], value.detach().numpy(), strict=True)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_torch_module_and_pickle_protocols(torch, path, protocol):
+    expected = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2)).state_dict()  # has _metadata
+    torch.save(expected, path, pickle_protocol=protocol)
+    received = read_torch_state_dict(path)
+    assert type(received) is dict
+    for name, value in expected.items():
+        np.testing.assert_array_equal(received[name], value.numpy(), strict=True)
+
+
+def test_containers_around_a_state_dict(torch, path):
+    torch.save({"model": {"a": torch.ones(2)}, "epoch": 3, "args": (1.5, None, [True])}, path)
+    received = read_torch(path)
+    np.testing.assert_array_equal(received.pop("model")["a"], [1, 1])
+    assert received == {"epoch": 3, "args": (1.5, None, [True])}
+    with pytest.raises(CheckpointError, match="top-level keys args, epoch, model; .*Save the state dict alone"):
+        read_torch_state_dict(path)
+
+
+def test_legacy_torch_format_says_what_to_do(torch, path):
+    torch.save({"a": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match=r"before 1\.6.*torch\.save\(torch\.load"):
+        read_torch(path)
+
+
+def test_file_without_checksums(torch, path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"a": torch.arange(3)}, path)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    np.testing.assert_array_equal(read_torch(path)["a"], [0, 1, 2])
+
+
+# Hostile pickles.
+
+
+class Exploit:
+    def __init__(self, function, argument):
+        self.call = function, (argument,)
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+@pytest.mark.parametrize("function", [os.system, eval, exec])
+def test_no_code_runs(path, tmp_path, function, protocol):
+    sentinel = tmp_path / "executed"
+    code = f"touch {sentinel}" if function is os.system else f"open({str(sentinel)!r}, 'w').close()"
+    payload = pickle.dumps(Exploit(function, code), protocol)
+    write_torch(path, payload)
+    with pytest.raises(CheckpointError, match=rf"\.{function.__name__}'; nothing was executed"):
+        read_torch(path)
+    assert not sentinel.exists()
+    pickle.loads(payload)  # the exploit is a live one
+    assert sentinel.exists()
+
+
+REBUILD = named("torch._utils", "_rebuild_tensor_v2")
+ORDERED_DICT = named("collections", "OrderedDict")
+HOSTILE = {
+    "unknown global, never called": named("torch.nn.modules.linear", "Linear") + b"0N",
+    "attribute of an allowed module": named("torch._utils", "os.system"),
+    "stack global": literal("os") + literal("system") + b"\x93",
+    "opcode to instantiate": ORDERED_DICT + b")\x81",
+    "opcode to instantiate, old": b"(icollections\nOrderedDict\n",
+    "extension registry": b"\x82\x01",
+    "attributes of a function": REBUILD + literal({"__defaults__": ()}) + b"b",
+    "attributes of a tensor": tensor() + literal((1, (6,), None, False, b"x" * 24)) + b"b",
+    "call of a tensor": tensor() + b")R",
+    "call of a string": literal("os.system") + literal(("true",)) + b"R",
+    "call of a storage type": named("torch", "FloatStorage") + literal((10**12,)) + b"R",
+    "items of a function": REBUILD + literal("a") + literal(1) + b"s",
+    "list methods of a dict": b"}" + literal(1) + b"a",
+    "key that is a deep tuple": b"})" + b"\x85" * 200_000 + b"Ns",
+    "persistent id of a module": literal(("module", "os", "system")) + b"Q",
+    "persistent id that is text": literal("0") + b"Q",
+    "persistent id in a persistent id": b"(" + storage() + storage() + b"tQ",
+    "storage that is absent": tensor(data=storage("7")),
+    "storage outside its folder": tensor(data=storage("../data.pkl")),
+    "storage shorter than it says": tensor(data=storage(length=7)),
+    "storage longer than it says": tensor(data=storage(length=5)),
+    "storage of another kind": tensor(data=storage(kind="ComplexFloatStorage")),
+    "tensor as a storage": tensor(data=tensor()),
+    "list as a storage": tensor(data=literal([0.0] * 6)),
+    "size outside": tensor(size=(2, 4)),
+    "stride outside": tensor(stride=(4, 1)),
+    "offset outside": tensor(offset=1),
+    "offset negative": tensor(offset=-1),
+    "stride negative": tensor(offset=5, stride=(-3, -1)),
+    "size negative": tensor(size=(-2, -3)),
+    "offset large and stride negative": tensor(offset=8, stride=(-3, 1)),
+    "stride that overflows 64 bits": tensor(size=(5,), stride=(2**62,)),
+    "size that overflows 64 bits": tensor(size=(2**62, 2**62), stride=(0, 0)),
+    "empty but immense": tensor(size=(0, 2**63), stride=(1, 1)),
+    "more sizes than strides": tensor(size=(2, 3, 1)),
+    "fractional size": tensor(size=(2.0, float("nan"))),
+    "hundred axes": tensor(size=(1,) * 100, stride=(1,) * 100),
+    "memo that is absent": b"h\x07",
+    "empty stack": b"000",
+    "mark that is absent": b"t",
+    "no end": b"N",
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_pickle(path, kind):
+    write_torch(path, b"\x80\x02" + HOSTILE[kind] + (b"" if kind == "no end" else b"."))
+    with pytest.raises(CheckpointError) as caught:
+        read_torch(path)
+    assert str(path) in str(caught.value)
+
+
+def test_large_memo_index_allocates_nothing(path):
+    start = time.perf_counter()
+    assert read_torch(write_torch(path, b"\x80\x02Nr\xff\xff\xff\xff.")) is None
+    assert time.perf_counter() - start < 1
+
+
+def test_shared_containers_are_read_in_linear_time(path):
+    doubled = b"]" + b"".join(b"q%c](h%ch%ce" % (i, i, i) for i in range(60))  # 2**60 leaves, were it a tree
+    start = time.perf_counter()
+    assert len(read_torch(write_torch(path, b"\x80\x02" + doubled + b"."))) == 2
+    assert time.perf_counter() - start < 1
+
+
+# Damaged torch files.
+
+
+def test_every_truncation_of_a_torch_file(path):
+    whole = write_torch(path, pickled(tensor())).read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError):
+            read_torch(path)
+
+
+def test_bit_flips_of_a_torch_file_are_found_or_harmless(path):
+    whole = write_torch(path, pickled(tensor())).read_bytes()
+    expected, rng, found = SIX.reshape(2, 3), np.random.default_rng(0), 0
+    for _ in range(1500):
+        damaged = bytearray(whole)
+        damaged[rng.integers(len(whole))] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        try:
+            np.testing.assert_array_equal(read_torch(path)["key0"], expected)
+        except CheckpointError:
+            found += 1
+    assert found > 700  # the rest are dates and flags that nothing reads
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({}, "Expected one data.pkl"),
+        ({"a/data.pkl": pickled(), "b/data.pkl": pickled()}, "Expected one data.pkl.*Received: 2"),
+        ({"a/data.pkl": pickled(), "a/byteorder": b"big"}, "Expected little-endian"),
+        ({"a/data.pkl": b"PK\x03\x04"}, "Expected a torch checkpoint"),
+    ],
+)
+def test_zip_that_is_no_checkpoint(path, entries, message):
+    with pytest.raises(CheckpointError, match=message):
+        read_torch(write_zip(path, entries))
+
+
+def test_compressed_entry(path):
+    with pytest.raises(CheckpointError, match="stored uncompressed"):
+        read_torch(write_zip(path, {"a/data.pkl": pickled()}, zipfile.ZIP_DEFLATED))
+
+
+@pytest.mark.parametrize("data", [b"", b"PK", b"<html>404</html>", pickle.dumps({"a": 1})])
+def test_file_that_is_no_zip(path, data):
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="Expected a torch checkpoint in .*download or save it again"):
+        read_torch(path)
+
+
+@pytest.mark.parametrize("value", [b"]", b"}(K\x01" + tensor() + b"u"])
+def test_object_that_is_no_state_dict(path, value):
+    with pytest.raises(CheckpointError, match="Expected a state dict"):
+        read_torch_state_dict(write_torch(path, b"\x80\x02" + value + b"."))

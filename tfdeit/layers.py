@@ -1,0 +1,296 @@
+"""The layers of a Vision Transformer, from the pixels up.
+
+Shape comments: B images, T tokens, N patches, D width, M hidden width of the MLP, d width of a head.
+Dense layers see 2-D tensors: with a Reshape between them, TensorFlow does not fuse MatMul, bias and activation.
+"""
+
+import functools
+
+import keras
+from keras import ops
+
+from tfdeit.config import CONFIG_CLASSES, ViTConfig
+from tfdeit.resample import interpolation_matrix
+
+ACTIVATION_FUNCTIONS = {
+    "gelu": functools.partial(keras.activations.gelu, approximate=False),
+    "gelu_new": functools.partial(keras.activations.gelu, approximate=True),
+    "gelu_pytorch_tanh": functools.partial(keras.activations.gelu, approximate=True),
+    "quick_gelu": lambda x: x * ops.sigmoid(1.702 * x),
+    "relu": keras.activations.relu,
+    "selu": keras.activations.selu,
+    "sigmoid": keras.activations.sigmoid,
+    "silu": keras.activations.silu,
+    "swish": keras.activations.silu,
+    "tanh": keras.activations.tanh,
+}
+
+
+class ConfiguredLayer(keras.layers.Layer):
+    """A layer that is described by the model's config.
+
+    Args:
+        config: a `ViTConfig` or `DeiTConfig`.
+    """
+
+    def __init__(self, config: ViTConfig, **kwargs):
+        super().__init__(**kwargs)
+        self.config = config
+
+    def dense(self, units: int, name: str, **kwargs) -> keras.layers.Dense:
+        """Returns a Dense layer of this layer's dtype, initialised as the papers do."""
+        return keras.layers.Dense(
+            units, kernel_initializer=self.normal_initializer(), dtype=self.dtype_policy, name=name, **kwargs
+        )
+
+    def norm(self, name: str) -> keras.layers.LayerNormalization:
+        """Returns a LayerNorm with the checkpoint's epsilon; Keras computes it in float32 at least."""
+        return keras.layers.LayerNormalization(epsilon=self.config.layer_norm_eps, dtype=self.dtype_policy, name=name)
+
+    def normal_initializer(self) -> keras.initializers.Initializer:
+        """Returns the papers' initialiser; they truncate it at +-2, a hundred standard deviations away."""
+        return keras.initializers.RandomNormal(stddev=self.config.initializer_range)
+
+    def get_config(self):
+        return {**super().get_config(), "config": self.config.to_dict()}
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        values = config.pop("config")
+        return cls(CONFIG_CLASSES[values["model_type"]].from_dict(values), **config)
+
+
+@keras.saving.register_keras_serializable("tfdeit")
+class PatchEmbedding(ConfiguredLayer):
+    """Cuts images in patches and projects each: (B, H, W, C) -> (B, N, D), patches in row-major order."""
+
+    def __init__(self, config: ViTConfig, **kwargs):
+        super().__init__(config, **kwargs)
+        self.projection = keras.layers.Conv2D(
+            config.hidden_size,
+            config.patch_hw,
+            strides=config.patch_hw,
+            data_format="channels_last",
+            kernel_initializer=self.normal_initializer(),
+            dtype=self.dtype_policy,
+            name="projection",
+        )
+
+    def build(self, input_shape):
+        self.projection.build(input_shape)
+
+    def call(self, pixel_values):
+        patches = self.projection(pixel_values)  # (B, H/p, W/p, D)
+        rows, columns = (
+            side // patch for side, patch in zip(pixel_values.shape[1:3], self.config.patch_hw, strict=True)
+        )
+        return ops.reshape(patches, (-1, rows * columns, self.config.hidden_size))
+
+    def compute_grid(self, shape: tuple, interpolate: bool) -> tuple[int, int]:
+        """Returns the rows and columns of patches of images of `shape` (B, H, W, C).
+
+        Raises:
+            ValueError: if the model cannot take such images.
+        """
+        height, width, channels = *self.config.image_hw, self.config.num_channels
+        expected = f"Expected pixel_values of shape (batch, {height}, {width}, {channels}), channels last."
+        if len(shape) != 4:
+            raise ValueError(f"{expected} Received: shape {tuple(shape)}. Add the batch axis with pixel_values[None].")
+        if shape[3] != channels:
+            transpose = "np.transpose(pixel_values, (0, 2, 3, 1))"
+            hint = f" They are channels first: pass {transpose}." if shape[1] == channels else ""
+            raise ValueError(f"{expected} Received: shape {tuple(shape)}.{hint}")
+        if None in shape[1:3]:
+            raise ValueError(
+                f"{expected} Received: shape {tuple(shape)}. Give the height and width statically, as the position "
+                "table is fitted to them (Keras: Input((height, width, 3)); tf.data: set_shape or ensure_shape)."
+            )
+        if not interpolate and tuple(shape[1:3]) != (height, width):
+            raise ValueError(
+                f"{expected} Received: shape {tuple(shape)}. Resize the images with the model's image processor, pass "
+                "interpolate_pos_encoding=True, or load the model with from_pretrained(..., image_size=...)."
+            )
+        if any(side == 0 or side % patch for side, patch in zip(shape[1:3], self.config.patch_hw, strict=True)):
+            raise ValueError(
+                f"Expected image sides that are multiples of patch_size={self.config.patch_size}. "
+                f"Received: height {shape[1]}, width {shape[2]}."
+            )
+        return tuple(side // patch for side, patch in zip(shape[1:3], self.config.patch_hw, strict=True))
+
+
+@keras.saving.register_keras_serializable("tfdeit")
+class TokenConcatenation(ConfiguredLayer):
+    """Puts [CLS] (and DeiT's [DIST]) before the patches and adds the position table: (B, N, D) -> (B, T, D).
+
+    Args:
+        config: the model's config.
+        use_mask_token: whether masked patches can be replaced by a learned token.
+    """
+
+    def __init__(self, config: ViTConfig, use_mask_token: bool = False, **kwargs):
+        super().__init__(config, **kwargs)
+        self.use_mask_token = use_mask_token
+        self.dropout = keras.layers.Dropout(config.hidden_dropout_prob, dtype=self.dtype_policy, name="dropout")
+
+    def build(self, input_shape):
+        width = self.config.hidden_size
+        near_zero = keras.initializers.RandomNormal(stddev=1e-6)
+        self.cls_token = self.add_weight(shape=(1, 1, width), initializer=near_zero, name="cls_token")
+        self.prefix = [self.cls_token]
+        if self.config.num_prefix_tokens == 2:
+            self.distillation_token = self.add_weight(
+                shape=(1, 1, width), initializer=self.normal_initializer(), name="distillation_token"
+            )
+            self.prefix.append(self.distillation_token)
+        if self.use_mask_token:
+            self.mask_token = self.add_weight(shape=(1, 1, width), initializer="zeros", name="mask_token")
+        self.position_embeddings = self.add_weight(
+            shape=(1, self.config.num_tokens, width), initializer=self.normal_initializer(), name="position_embeddings"
+        )
+
+    def call(self, patches, bool_masked_pos=None, grid=None):
+        """Adds tokens and positions.
+
+        Args:
+            patches: (B, N, D).
+            bool_masked_pos: (B, N) bool, the patches that the mask token replaces; None for none.
+            grid: rows and columns of `patches`; None means the config's.
+
+        Returns:
+            (B, T, D) tokens.
+        """
+        if bool_masked_pos is not None:
+            masked = ops.cast(bool_masked_pos, "bool")[..., None]  # (B, N, 1)
+            patches = ops.where(masked, ops.cast(self.mask_token, patches.dtype), patches)
+        batch = ops.shape(patches)[0]
+        prefix = [ops.broadcast_to(token, (batch, 1, self.config.hidden_size)) for token in self.prefix]
+        tokens = ops.concatenate([*prefix, patches], axis=1)
+        return self.dropout(tokens + self.positions(grid or self.config.grid))
+
+    def positions(self, grid: tuple[int, int]):
+        """Returns the position table, (1, T, D), with the patches' part interpolated to `grid` as torch's bicubic."""
+        table = ops.convert_to_tensor(self.position_embeddings)
+        if grid == self.config.grid:
+            return table
+        count, (rows, columns) = self.config.num_prefix_tokens, self.config.grid
+        patches = ops.reshape(ops.cast(table[0, count:], "float32"), (rows, columns, -1))
+        vertical = ops.convert_to_tensor(interpolation_matrix(rows, grid[0]), "float32")
+        horizontal = ops.convert_to_tensor(interpolation_matrix(columns, grid[1]), "float32")
+        patches = ops.einsum("yh,hwd,xw->yxd", vertical, patches, horizontal)
+        patches = ops.reshape(ops.cast(patches, table.dtype), (1, grid[0] * grid[1], -1))
+        return ops.concatenate([table[:, :count], patches], axis=1)
+
+    def get_config(self):
+        return {**super().get_config(), "use_mask_token": self.use_mask_token}
+
+
+@keras.saving.register_keras_serializable("tfdeit")
+class SelfAttention(ConfiguredLayer):
+    """Multi-head self-attention: (B, T, D) -> (B, T, D) and, when asked for, the probabilities (B, heads, T, T)."""
+
+    def __init__(self, config: ViTConfig, **kwargs):
+        super().__init__(config, **kwargs)
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.qkv = self.dense(3 * config.hidden_size, "qkv", use_bias=config.qkv_bias)
+        self.dropout = keras.layers.Dropout(
+            config.attention_probs_dropout_prob, dtype=self.dtype_policy, name="dropout"
+        )
+        self.projection = self.dense(config.hidden_size, "projection")
+
+    def build(self, input_shape):
+        self.qkv.build((None, self.config.hidden_size))
+        self.projection.build((None, self.config.hidden_size))
+
+    def call(self, tokens, head_mask=None, output_attentions=False, training=None):
+        """Attends.
+
+        Args:
+            tokens: (B, T, D).
+            head_mask: (heads,) floats that scale each head's probabilities, 0 removes it; None for none.
+            output_attentions: whether to return the probabilities.
+            training: whether dropout is active.
+
+        Returns:
+            (B, T, D) tokens, and (B, heads, T, T) probabilities, or `()`.
+        """
+        length, width = ops.shape(tokens)[1], self.config.hidden_size
+        qkv = self.qkv(ops.reshape(tokens, (-1, width)))  # (B*T, 3D)
+        qkv = ops.reshape(qkv, (-1, length, 3, self.config.num_attention_heads, self.head_dim))
+        dropping = training and self.config.attention_probs_dropout_prob > 0
+        if self.has_fused_attention() and head_mask is None and not output_attentions and not dropping:
+            query, key, value = ops.unstack(qkv, axis=2)  # each (B, T, heads, d)
+            context, probabilities = ops.dot_product_attention(query, key, value), ()
+        else:
+            query, key, value = ops.unstack(ops.transpose(qkv, (2, 0, 3, 1, 4)))  # each (B, heads, T, d)
+            scores = ops.matmul(query * self.head_dim**-0.5, ops.transpose(key, (0, 1, 3, 2)))  # (B, heads, T, T)
+            probabilities = ops.softmax(ops.cast(scores, "float32"), axis=-1)
+            probabilities = self.dropout(ops.cast(probabilities, scores.dtype))
+            if head_mask is not None:
+                probabilities = probabilities * ops.reshape(ops.cast(head_mask, scores.dtype), (1, -1, 1, 1))
+            context = ops.transpose(ops.matmul(probabilities, value), (0, 2, 1, 3))  # (B, T, heads, d)
+        outputs = self.projection(ops.reshape(context, (-1, width)))  # (B*T, D)
+        return ops.reshape(outputs, (-1, length, width)), probabilities if output_attentions else ()
+
+    def has_fused_attention(self) -> bool:
+        """Whether "sdpa" was asked for and the backend has a kernel for it (TensorFlow has none)."""
+        return self.config.attn_implementation == "sdpa" and keras.backend.backend() != "tensorflow"
+
+
+@keras.saving.register_keras_serializable("tfdeit")
+class MLP(ConfiguredLayer):
+    """Two dense layers with an activation between them: (B, T, D) -> (B, T, D)."""
+
+    def __init__(self, config: ViTConfig, **kwargs):
+        super().__init__(config, **kwargs)
+        self.fc1 = self.dense(config.intermediate_size, "fc1", activation=ACTIVATION_FUNCTIONS[config.hidden_act])
+        self.fc2 = self.dense(config.hidden_size, "fc2")
+
+    def build(self, input_shape):
+        self.fc1.build((None, self.config.hidden_size))
+        self.fc2.build((None, self.config.intermediate_size))
+
+    def call(self, tokens):
+        outputs = self.fc2(self.fc1(ops.reshape(tokens, (-1, self.config.hidden_size))))  # (B*T, M), (B*T, D)
+        return ops.reshape(outputs, ops.shape(tokens))
+
+
+@keras.saving.register_keras_serializable("tfdeit")
+class TransformerBlock(ConfiguredLayer):
+    """A pre-norm block of attention and MLP: (B, T, D) -> (B, T, D) and the attention probabilities, or `()`.
+
+    Args:
+        config: the model's config.
+        drop_path: rate at which a whole branch is dropped for an image (stochastic depth, Huang et al. 2016).
+    """
+
+    def __init__(self, config: ViTConfig, drop_path: float = 0.0, **kwargs):
+        super().__init__(config, **kwargs)
+        self.drop_path_rate = drop_path
+        self.norm1 = self.norm("norm1")
+        self.attention = SelfAttention(config, dtype=self.dtype_policy, name="attention")
+        self.norm2 = self.norm("norm2")
+        self.mlp = MLP(config, dtype=self.dtype_policy, name="mlp")
+        self.dropout = keras.layers.Dropout(config.hidden_dropout_prob, dtype=self.dtype_policy, name="dropout")
+        # Dropout with one draw per image is stochastic depth: it divides by the keep probability too.
+        self.drop_path = keras.layers.Dropout(
+            drop_path, noise_shape=(None, 1, 1), dtype=self.dtype_policy, name="drop_path"
+        )
+
+    def build(self, input_shape):
+        for layer in (self.norm1, self.attention, self.norm2, self.mlp):
+            layer.build(input_shape)
+
+    def call(self, tokens, head_mask=None, output_attentions=False, training=None):
+        attended, probabilities = self.attention(
+            self.norm1(tokens), head_mask=head_mask, output_attentions=output_attentions, training=training
+        )
+        tokens = tokens + self.drop(attended, training)
+        return tokens + self.drop(self.mlp(self.norm2(tokens)), training), probabilities
+
+    def drop(self, branch, training):
+        """Applies dropout and stochastic depth; `training` is explicit, as `recompute` runs outside Keras' context."""
+        return self.drop_path(self.dropout(branch, training=training), training=training)
+
+    def get_config(self):
+        return {**super().get_config(), "drop_path": self.drop_path_rate}

@@ -1,0 +1,343 @@
+"""Image processors: from files, bytes, PIL images and arrays to `pixel_values`, bit for bit as transformers.
+
+`DeiTImageProcessor` and `ViTImageProcessor` work on the host with Pillow. Their `Fast` twins do everything after
+decoding in one compiled function on the device, with the same result. Sizes, mean and std belong to a checkpoint:
+prefer `from_pretrained` to the defaults of a class.
+"""
+
+import functools
+import re
+
+import keras
+import numpy as np
+from keras import ops
+from PIL import Image
+
+from tfdeit.config import read_config
+from tfdeit.images import ImageError, flatten, read_block
+from tfdeit.processor_config import FILTERS, ProcessorConfig, choice, find_config, flag
+from tfdeit.resample import Taps, plan_resize, resample, resample_float, taps_matrix
+
+_TENSORS = {"tensorflow": "tf", "torch": "pt", "jax": "jax"}  # backend -> transformers' name of its tensors
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def _as_uint8(image):
+    """Pixels that Pillow can resize, and whether they were fractions of 1; transformers' rule for either."""
+    if image.dtype == "uint8":
+        return image, False
+    low, high = image.min(), image.max()
+    if low >= 0 and high <= 255 and np.allclose(image, image.astype(int)):
+        return image.astype("uint8"), False
+    if low >= 0 and high <= 1:
+        return _rescale(image, 255).astype("uint8"), True
+    raise ImageError(f"Expected whole numbers in [0, 255] or fractions in [0, 1]. Received: {low} to {high}")
+
+
+def _rescale(image, factor):
+    return (image.astype("float64") * factor).astype("float32")
+
+
+def _crop(image, top, left, height, width):
+    """Cut a window out of (H, W, C), zeros outside the image."""
+    inside = image[max(top, 0) : top + height, max(left, 0) : left + width]
+    above, before = max(-top, 0), max(-left, 0)
+    below, after = height - above - inside.shape[0], width - before - inside.shape[1]
+    return np.pad(inside, ((above, below), (before, after), (0, 0)))
+
+
+class BatchFeature(dict):
+    """Dictionary of model inputs with attribute access: `model(**inputs)`, `inputs.pixel_values`."""
+
+    def __getattr__(self, name):
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+class BaseImageProcessor(ProcessorConfig):
+    """Image processor on the host; see `ProcessorConfig` for its parameters."""
+
+    model_input_names = ["pixel_values"]
+
+    def __call__(self, images, **options) -> BatchFeature:
+        """Same as `preprocess`."""
+        return self.preprocess(images, **options)
+
+    def preprocess(
+        self, images, return_tensors=None, input_data_format=None, data_format="channels_last", **overrides
+    ) -> BatchFeature:
+        """Turn images into model inputs.
+
+        Args:
+            images: A path, bytes, file object, PIL image, array (H, W, C) or (H, W), batch (B, H, W, C), tensor, or a
+                list of any of these.
+            return_tensors: None, "np", or "tf", "pt" or "jax", whichever is Keras' backend. With None, results of
+                different sizes come back as a list.
+            input_data_format: "channels_first" or "channels_last" for arrays; by default channels first only
+                when nothing else is possible.
+            data_format: "channels_last"; the models of this library take no other.
+            **overrides: Parameters of the processor, for this call only.
+
+        Returns:
+            BatchFeature with `pixel_values` (B, H, W, 3) float32 (uint8 images stay uint8 when neither rescaled
+            nor normalised).
+
+        Raises:
+            ImageError: An image that cannot be used, with its name or its index.
+        """
+        if overrides:
+            return self.replace(**overrides).preprocess(images, return_tensors, input_data_format, data_format)
+        self._check(return_tensors, data_format)
+        blocks, flat = [], list(flatten(images))
+        for index, image in enumerate(flat):
+            try:
+                block = read_block(image, input_data_format, self.exif_orientation, self.do_convert_rgb)
+                blocks.append(self._process(block))
+            except ImageError as error:
+                raise error if len(flat) == 1 else ImageError(f"images[{index}]: {error}") from error
+        return BatchFeature(pixel_values=self._collect(blocks, return_tensors))
+
+    def _check(self, return_tensors, data_format):
+        if data_format != "channels_last":
+            raise ValueError(
+                "Expected data_format='channels_last', as the models of this library take (transpose pixel_values "
+                f"with (0, 3, 1, 2) for others). Received: data_format={data_format!r}"
+            )
+        backend = keras.backend.backend()
+        if return_tensors not in (None, "np", _TENSORS[backend]):
+            raise ValueError(
+                f"Expected return_tensors to be None, 'np', or, with Keras' {backend} backend, {_TENSORS[backend]!r}. "
+                f"Received: return_tensors={return_tensors!r}"
+            )
+        for needed, wanted_by in (("size", "do_resize"), ("crop_size", "do_center_crop")):
+            if getattr(self, wanted_by) and getattr(self, needed) is None:
+                raise ValueError(f"Expected {needed} to be given with {wanted_by}=True. Received: {needed}=None")
+
+    _concatenate = staticmethod(np.concatenate)
+
+    def _collect(self, blocks, return_tensors):
+        """Blocks (B_i, H, W, 3) to one tensor of the wanted kind, or to a list."""
+        sizes = {tuple(block.shape[1:3]) for block in blocks}
+        if len(sizes) == 1:
+            convert = {None: lambda x: x, "np": ops.convert_to_numpy}.get(return_tensors, ops.convert_to_tensor)
+            return convert(self._concatenate(blocks))
+        if return_tensors or not sizes:
+            raise ValueError(
+                "Expected at least one image, and all to come out with one size, to make one tensor of them (a fixed "
+                "size or a centre crop sees to it; return_tensors=None gives a list). "
+                f"Received: {len(blocks)} images of sizes {sorted(sizes)}"
+            )
+        return [image for block in blocks for image in block]
+
+    def _process(self, block):
+        """(B, H, W, 3) pixels to (B, h, w, 3) values."""
+        return np.stack([self._values(self._resize_and_crop(image)) for image in block])
+
+    def _values(self, pixels):
+        """Rescale and normalise (..., 3)."""
+        if pixels.dtype != "uint8":
+            return self._rescale_and_normalize(pixels)
+        table = self._table()
+        return np.stack([table[:, channel].take(pixels[..., channel]) for channel in range(3)], axis=-1)
+
+    def _table(self):
+        """(256, 3): what becomes of each level of each channel. Ten times as fast to look up as to compute."""
+        return self._rescale_and_normalize(np.repeat(np.arange(256, dtype="uint8")[:, None], 3, axis=1))
+
+    def _resize_and_crop(self, image):
+        size, window = self.geometry(*image.shape[:2])
+        if not self.do_resize:
+            return _crop(image, *window)
+        pixels, fractions = _as_uint8(image)
+        if size[0] * size[1] > 16 * window[2] * window[3]:  # a long and thin image: never build all of it
+            plan = plan_resize(pixels.shape[:2], size, FILTERS[self.resample], window)
+            pixels = resample(pixels[plan.source], plan.rows, plan.columns, plan.vertical).astype("uint8")
+        else:
+            pixels = np.asarray(Image.fromarray(pixels).resize(size[::-1], self.resample))
+            pixels = _crop(pixels, *window)
+        return _rescale(pixels, 1 / 255) if fractions else pixels
+
+    def _rescale_and_normalize(self, pixels):
+        """With the dtypes and in the order of transformers."""
+        if self.do_rescale:
+            pixels = _rescale(pixels, self.rescale_factor)
+        if self.do_normalize:
+            pixels = pixels if pixels.dtype.kind == "f" else pixels.astype("float32")
+            pixels = (pixels - np.array(self.image_mean, pixels.dtype)) / np.array(self.image_std, pixels.dtype)
+        return pixels if pixels.dtype == "uint8" else pixels.astype("float32", copy=False)
+
+
+class DeiTImageProcessor(BaseImageProcessor):
+    """DeiT's defaults: squash to 256x256 bicubic, centre crop 224."""
+
+    size = 256
+    resample = 3
+    do_center_crop = True
+    crop_size = 224
+
+
+class ViTImageProcessor(BaseImageProcessor):
+    """ViT's defaults: squash to 224x224, bilinear."""
+
+    size = 224
+    resample = 2
+
+
+# ----------------------------------------------------------------------------------------- on the device
+
+
+# Taps are unrolled. Beyond this many, for sides some 25 times the result's, compiling would take seconds: those
+# images are resized on the host.
+_MAX_TAPS = 96
+
+
+class OnDevice(BaseImageProcessor):
+    """Image processor that works on the device, from uint8 pixels on, with the host's result.
+
+    Args:
+        exact: True: Pillow's integer arithmetic. False: float32 matrix products, which accelerators prefer; of the
+            pixel values about one in ten thousand (bicubic) or a thousand (bilinear) differs, by one of 255.
+        pass_order: Pillow's order of the two passes: "horizontal" (up to Pillow 12), "pillow13", or None for that of
+            the installed Pillow.
+        **parameters: See `ProcessorConfig`.
+    """
+
+    _parameters = {
+        **ProcessorConfig._parameters,
+        "exact": flag,
+        "pass_order": choice("horizontal", "pillow13"),
+    }
+    _own_parameters = (*ProcessorConfig._own_parameters, "exact", "pass_order")
+    exact = True
+    pass_order = None
+
+    _concatenate = staticmethod(ops.concatenate)
+
+    def _process(self, block):
+        if block.dtype != "uint8":
+            name = type(self).__name__
+            raise ImageError(
+                f"Expected uint8 pixels for {name}; use {name.removesuffix('Fast')} for others. "
+                f"Received: dtype {block.dtype}"
+            )
+        size, window = self.geometry(*block.shape[1:3])
+        name = FILTERS[self.resample] if self.do_resize else "nearest"
+        plan = plan_resize(block.shape[1:3], size, name, window, self.pass_order)
+        block = block[(slice(None), *plan.source)]
+        if max(plan.rows.weights.shape[1], plan.columns.weights.shape[1]) > _MAX_TAPS:
+            block = resample(block, plan.rows, plan.columns, plan.vertical).astype("uint8")
+            plan = plan_resize(block.shape[1:3], block.shape[1:3], "nearest")
+        # Every shape is padded to one of a few, so that few functions are compiled: the image with pixels that no
+        # tap reads, the taps with zeros, and, where its size depends on the image, the result.
+        height, width = (_bucket(length) for length in block.shape[1:3])
+        block = np.pad(block, ((0, 0), (0, height - block.shape[1]), (0, width - block.shape[2]), (0, 0)))
+        varies = not self.do_center_crop and not (self.do_resize and "height" in self.size)
+        rows, columns = (_pad_taps(taps, varies) for taps in (plan.rows, plan.columns))
+        if not self.exact:
+            rows, columns = taps_matrix(rows, height), taps_matrix(columns, width)
+        table = self._table().ravel()
+        arguments = keras.tree.map_structure(ops.convert_to_tensor, (block, rows, columns, table))
+        shapes = tuple((array.shape, array.dtype.name) for array in keras.tree.flatten((block, rows, columns, table)))
+        values = _compiled(plan.vertical, self.exact, shapes)(*arguments)
+        return values[:, : window[2], : window[3]] if varies else values
+
+
+class DeiTImageProcessorFast(OnDevice, DeiTImageProcessor):
+    """`DeiTImageProcessor` on the device; `exact` and `pass_order` are described in `OnDevice`."""
+
+
+class ViTImageProcessorFast(OnDevice, ViTImageProcessor):
+    """`ViTImageProcessor` on the device; `exact` and `pass_order` are described in `OnDevice`."""
+
+
+def _bucket(length):
+    """The smallest of 1, 2, 3, 4, 6, 8, 12, 16, ... that is at least `length`."""
+    power = 1 << (length - 1).bit_length()
+    return power * 3 // 4 if power * 3 // 4 >= length else power
+
+
+def _pad_taps(taps, pad_rows):
+    count, width = taps.weights.shape
+    more_rows = _bucket(count) - count if pad_rows else 0
+    return Taps(np.pad(taps.start, (0, more_rows)), np.pad(taps.weights, ((0, more_rows), (0, _bucket(width) - width))))
+
+
+def _on_device(images, rows, columns, table, run, vertical):
+    levels = ops.cast(run(images, rows, columns, vertical, ops), "int32")
+    return ops.take(table, levels * 3 + ops.arange(3, dtype="int32"))
+
+
+@functools.cache
+def _compiled(vertical, exact, shapes):
+    """`_on_device` compiled for arguments of these shapes: one function per key, so that none is ever retraced."""
+    function = functools.partial(_on_device, run=resample if exact else resample_float, vertical=vertical)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, jit_compile=True)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    return function
+
+
+# ------------------------------------------------------------------------------------ by name, and aliases
+
+DeiTFeatureExtractor, ViTFeatureExtractor = DeiTImageProcessor, ViTImageProcessor
+_FAMILIES = {
+    "DeiT": (DeiTImageProcessor, DeiTImageProcessorFast),
+    "ViT": (ViTImageProcessor, ViTImageProcessorFast),
+}
+
+
+class AutoImageProcessor:
+    """The processor that a preprocessor_config.json names."""
+
+    @staticmethod
+    def from_pretrained(path, use_fast: bool = False, **overrides) -> BaseImageProcessor:
+        """Read a preprocessor_config.json written by this library or by any version of transformers.
+
+        Args:
+            path: The file, the directory that holds it, or the name of an embedded checkpoint.
+            use_fast: Give the processor that works on the device.
+            **overrides: Parameters to change.
+        """
+        file = find_config(path)
+        config = read_config(file)
+        name = config.get("image_processor_type") or config.get("feature_extractor_type") or _model_type(file)
+        family = re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", name)
+        if family not in _FAMILIES:
+            raise ValueError(
+                f"Expected {path} to name an image processor of {' or '.join(_FAMILIES)}. Received: {name!r}; "
+                "if its parameters mean the same, read it with ViTImageProcessor.from_pretrained"
+            )
+        return _FAMILIES[family][use_fast].from_dict(config, **overrides)
+
+
+AutoFeatureExtractor = AutoImageProcessor
+
+
+def _model_type(file):
+    """Old checkpoints name no processor: go by the model_type of the config.json beside it."""
+    beside = file.with_name("config.json")
+    model_type = read_config(beside).get("model_type") if beside.is_file() else None
+    return {"deit": "DeiT", "vit": "ViT"}.get(model_type, str(model_type))
+
+
+def protocol_processor(protocol: str, image_size: int) -> BaseImageProcessor:
+    """A processor for the published DeiT and ViT weights.
+
+    The same DeiT weights are evaluated under four protocols, and an accuracy holds under its own only.
+
+    Args:
+        protocol: "fb" (DeiT's paper), "timm", "hf", "mmpretrain" or "vit", see `ProcessorConfig.with_protocol`. All but
+            "vit" (mean and std 0.5) normalise with ImageNet's mean and std.
+        image_size: Side of the square that the model takes, in pixels.
+    """
+    if protocol == "vit":
+        return ViTImageProcessor().with_protocol(protocol, image_size)
+    return DeiTImageProcessor(image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD).with_protocol(protocol, image_size)

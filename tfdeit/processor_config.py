@@ -1,0 +1,291 @@
+"""What a preprocessor_config.json says: parameters, their checks, the file, and the published protocols."""
+
+import copy
+import difflib
+import functools
+import json
+import math
+import numbers
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tfdeit.checkpoint.files import find_directory
+from tfdeit.config import read_config
+from tfdeit.images import ImageError
+
+CONFIG_NAME = "preprocessor_config.json"
+FILTERS = [filter.name.lower() for filter in sorted(Image.Resampling)]  # Pillow's number -> name
+_SIZE_KEYS = (
+    {"height", "width"},
+    {"shortest_edge"},
+    {"shortest_edge", "longest_edge"},
+    {"max_height", "max_width"},
+)
+
+
+def flag(value):
+    """Check a switch."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError("True or False")
+    return bool(value)
+
+
+def _positive(value):
+    if not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+        raise ValueError("a positive number")
+    return float(value)
+
+
+def _channels(value):
+    value = [value] * 3 if isinstance(value, numbers.Real) else list(value)
+    if len(value) != 3 or not all(isinstance(v, numbers.Real) and math.isfinite(v) for v in value):
+        raise ValueError("three finite numbers, one per channel (or one number for all)")
+    return [float(v) for v in value]
+
+
+def _positive_channels(value):
+    value = _channels(value)
+    if min(value) <= 0:
+        raise ValueError("three positive numbers")
+    return value
+
+
+def _size(value, keys=_SIZE_KEYS):
+    if isinstance(value, numbers.Integral):
+        value = [value, value]
+    if isinstance(value, (list, tuple)) and len(value) == 2:
+        value = dict(zip(("height", "width"), value, strict=True))
+    valid = isinstance(value, dict) and set(value) in keys
+    if not valid or not all(isinstance(v, numbers.Integral) and v > 0 for v in value.values()):
+        wanted = " or ".join(f"{{{', '.join(sorted(group))}}}" for group in keys)
+        raise ValueError(
+            f"a positive integer, (height, width), or a dictionary of positive integers with keys {wanted}"
+        )
+    return {key: int(v) for key, v in value.items()}
+
+
+def _resample(value):
+    if value not in range(len(FILTERS)):
+        raise ValueError(f"Pillow's number of a filter, {dict(enumerate(FILTERS))}")
+    return int(value)
+
+
+def choice(*choices):
+    """Make a check that a value is one of `choices`."""
+
+    def check(value):
+        if value not in choices:
+            raise ValueError(" or ".join(repr(choice) for choice in choices))
+        return value
+
+    return check
+
+
+class ProcessorConfig:
+    """Parameters of an image processor: resize, centre crop, rescale, normalise.
+
+    Parameters are given by keyword, read and set as attributes (checked both times), and overridden in a call.
+
+    Args:
+        do_resize: Whether to resize to `size` with the filter `resample`.
+        size: {"height", "width"}; {"shortest_edge"} with or without "longest_edge"; {"max_height", "max_width"};
+            (height, width); or an integer for a square.
+        resample: Pillow's number of the filter: 0 nearest, 1 lanczos, 2 bilinear, 3 bicubic, 4 box, 5 hamming.
+        do_center_crop: Whether to cut `crop_size` out of the centre; smaller images are padded with zeros.
+        crop_size: {"height", "width"}, (height, width) or an integer.
+        do_rescale: Whether to multiply by `rescale_factor`.
+        rescale_factor: Positive, usually 1/255.
+        do_normalize: Whether to subtract `image_mean` and divide by `image_std`.
+        image_mean: Three numbers or one.
+        image_std: Three positive numbers or one.
+        do_convert_rgb: True blends transparent pixels onto white; otherwise alpha is dropped. Every image becomes
+            RGB in either case.
+        crop_rounding: Centre of an odd margin: "floor" (transformers) or "round" (torchvision, timm, mmcv).
+        exif_orientation: Turn files upright as their EXIF tag says.
+    """
+
+    _parameters = {
+        "do_convert_rgb": flag,
+        "do_resize": flag,
+        "size": _size,
+        "resample": _resample,
+        "do_center_crop": flag,
+        "crop_size": functools.partial(_size, keys=_SIZE_KEYS[:1]),
+        "do_rescale": flag,
+        "rescale_factor": _positive,
+        "do_normalize": flag,
+        "image_mean": _channels,
+        "image_std": _positive_channels,
+        "crop_rounding": choice("floor", "round"),
+        "exif_orientation": flag,
+    }
+    _own_parameters = ("crop_rounding", "exif_orientation")  # unknown to transformers
+
+    do_convert_rgb = None
+    do_resize = True
+    do_center_crop = None
+    crop_size = None
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_normalize = True
+    image_mean = [0.5, 0.5, 0.5]
+    image_std = [0.5, 0.5, 0.5]
+    crop_rounding = "floor"
+    exif_orientation = False
+
+    def __init__(self, **parameters):
+        self.extra = {}  # what else a preprocessor_config.json held, kept for the round trip
+        for name in self._parameters:
+            setattr(self, name, getattr(type(self), name))
+        self._update(parameters)
+
+    def __setattr__(self, name, value):
+        if name != "extra":
+            if name not in self._parameters:
+                close = difflib.get_close_matches(name, self._parameters, 1)
+                hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(self._parameters)}"
+                raise TypeError(f"{type(self).__name__} has no parameter {name!r}. {hint}")
+            if value is not None:
+                try:
+                    value = self._parameters[name](value)
+                except (ValueError, TypeError) as error:
+                    raise ValueError(f"Expected {name} to be {error}. Received: {name}={value!r}") from None
+        super().__setattr__(name, value)
+
+    def _update(self, parameters):
+        for name, value in parameters.items():
+            if value is not None or name not in self._parameters:  # None means "the default", as in transformers
+                setattr(self, name, value)
+        return self
+
+    def replace(self, **parameters):
+        """A copy of this processor with other parameters."""
+        return copy.deepcopy(self)._update(parameters)
+
+    def with_protocol(self, protocol: str, image_size: int):
+        """A copy that resizes and crops as a published evaluation does, with this one's mean and std.
+
+        Args:
+            protocol: "fb": short side to 256/224 of the image size, crop. "timm": short side to 1/0.9 of it (from 384
+                pixels on: to it), crop. "hf": squash to 256/224 of it, crop. "mmpretrain": as "fb" (from 384
+                pixels on: squash to it). "vit": squash to it, bilinear. The others are bicubic.
+            image_size: Side of the square that the model takes, in pixels.
+        """
+        protocols = _protocols(image_size)
+        if protocol not in protocols:
+            raise ValueError(f"Expected a protocol out of {sorted(protocols)}. Received: protocol={protocol!r}")
+        return self.replace(**protocols[protocol])
+
+    def geometry(self, height: int, width: int):
+        """Where the pixels of an image go.
+
+        Args:
+            height: Of the image, in pixels.
+            width: Of the image, in pixels.
+
+        Returns:
+            The (height, width) it is resized to, and the window (top, left, height, width) of that which is kept; it
+            reaches outside (negative top or left) where the image is smaller than the crop.
+
+        Raises:
+            ImageError: The result, or what lies between the two resize passes, would pass Pillow's
+                `Image.MAX_IMAGE_PIXELS`.
+        """
+        size = _resized_size(height, width, self.size) if self.do_resize else (height, width)
+        window = (0, 0, *size)
+        if self.do_center_crop:
+            crop = self.crop_size["height"], self.crop_size["width"]
+            window = (*(_crop_start(*pair, self.crop_rounding) for pair in zip(size, crop, strict=True)), *crop)
+        largest = max(window[2] * window[3], height * window[3], window[2] * width, *size)
+        if largest > (Image.MAX_IMAGE_PIXELS or math.inf):
+            raise ImageError(f"an image of {height}x{width} is too long and thin to become {size[0]}x{size[1]}")
+        return size, window
+
+    @classmethod
+    def from_dict(cls, config: dict, **overrides):
+        """Build a processor from the content of a preprocessor_config.json, keeping unknown entries."""
+        known = {name: value for name, value in config.items() if name in cls._parameters}
+        processor = cls(**known)
+        ignored = {*known, "image_processor_type", "feature_extractor_type"}
+        processor.extra = {name: value for name, value in config.items() if name not in ignored}
+        return processor._update(overrides)
+
+    @classmethod
+    def from_pretrained(cls, path, **overrides):
+        """Read a preprocessor_config.json.
+
+        Args:
+            path: The file, the directory that holds it, or the name of an embedded checkpoint.
+            **overrides: Parameters to change.
+        """
+        return cls.from_dict(read_config(find_config(path)), **overrides)
+
+    def to_dict(self) -> dict:
+        """The parameters as transformers stores them; our own ones only where they differ from the default."""
+        stored = {**self.extra, "image_processor_type": type(self).__name__.removesuffix("Fast")}
+        for name in self._parameters:
+            value = getattr(self, name)
+            if value is not None and (name not in self._own_parameters or value != getattr(type(self), name)):
+                stored[name] = copy.deepcopy(value)
+        return stored
+
+    def save_pretrained(self, directory):
+        """Write preprocessor_config.json, which transformers reads too."""
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.to_dict(), indent=2, sort_keys=True)
+        Path(directory, CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
+
+    def __repr__(self):
+        set_here = ((name, getattr(self, name)) for name in self._parameters)
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in set_here if v is not None)})"
+
+
+def _resized_size(height, width, size):
+    """Size that an image of (height, width) is resized to; the truncations are torchvision's and transformers'."""
+    if "height" in size:
+        return size["height"], size["width"]
+    if "max_height" in size:
+        scale = min(size["max_height"] / height, size["max_width"] / width)
+        return max(int(height * scale), 1), max(int(width * scale), 1)
+    short, long = sorted((height, width))
+    new_short = exact_short = size["shortest_edge"]
+    if "longest_edge" in size and long / short * new_short > size["longest_edge"]:
+        exact_short = size["longest_edge"] * short / long
+        new_short = max(round(exact_short), 1)
+        if new_short == short:
+            return height, width
+    new_long = max(int(exact_short * long / short), 1)
+    return (new_short, new_long) if height <= width else (new_long, new_short)
+
+
+def _crop_start(size, crop, rounding):
+    """First pixel of a centre crop along one axis; negative where the image is smaller, and padded."""
+    if rounding == "floor":
+        return (size - crop) // 2
+    return round((size - crop) / 2) if size >= crop else -((crop - size) // 2)
+
+
+def _protocols(size):
+    """What each evaluation changes: DeiT's datasets.py, timm's create_transform, and the configurations of the others.
+
+    Published for 224 and 384 pixels; other sizes keep the ratio.
+    """
+    enlarged = size * 256 // 224
+    bicubic = {"do_resize": True, "resample": 3, "do_center_crop": True, "crop_size": size}
+    torchvision = {**bicubic, "crop_rounding": "round"}
+    squash = {"do_resize": True, "size": size, "do_center_crop": False}
+    fb = {**torchvision, "size": {"shortest_edge": enlarged}}
+    return {
+        "fb": fb,
+        "timm": {**torchvision, "size": {"shortest_edge": size if size >= 384 else int(size / 0.9)}},
+        "hf": {**bicubic, "size": enlarged, "crop_rounding": "floor"},
+        "mmpretrain": {**squash, "resample": 3} if size >= 384 else fb,
+        "vit": {**squash, "resample": 2},
+    }
+
+
+def find_config(source) -> Path:
+    """The preprocessor_config.json that `source` names: itself, in a directory, or of an embedded checkpoint."""
+    return Path(source) if Path(source).is_file() else find_directory(source) / CONFIG_NAME
