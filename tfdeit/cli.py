@@ -1,0 +1,261 @@
+"""The command line. Arguments are parsed before anything heavy is imported."""
+
+import argparse
+import contextlib
+import csv
+import glob
+import itertools
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+DEFAULT_MODEL = "deit_micro_cifar10"
+PROTOCOLS = ("fb", "hf", "mmpretrain", "timm", "vit")
+IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+PATIENCE = 2.0  # seconds before a progress bar appears
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        argv: the arguments; None means those of the process.
+
+    Returns:
+        The exit status: 0, 1 if some inputs could not be used, 2 for wrong usage.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except BrokenPipeError:  # the reader of our output left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="tfdeit", description="DeiT and ViT image classifiers for Keras and TensorFlow."
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    predict = commands.add_parser(
+        "predict",
+        help="classify images",
+        description="Classifies images and prints the most probable classes of each. Images that cannot be read are "
+        "named on stderr, the others are classified all the same, and the exit status is 1.",
+    )
+    predict.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="image, folder (searched deeply), glob, or - for a list on stdin",
+    )
+    predict.add_argument(
+        "--model", default=DEFAULT_MODEL, help="directory in Hugging Face format, or embedded name (%(default)s)"
+    )
+    predict.add_argument("--top-k", type=positive, default=3, metavar="K", help="classes per image (%(default)s)")
+    predict.add_argument("--batch-size", type=positive, default=32, metavar="N", help="images at a time (%(default)s)")
+    predict.add_argument(
+        "--protocol", choices=PROTOCOLS, help="resize and crop as this published evaluation, not as the model's own"
+    )
+    form = predict.add_mutually_exclusive_group()
+    form.add_argument("--json", dest="format", action="store_const", const="json", help="print one JSON object a line")
+    form.add_argument("--csv", dest="format", action="store_const", const="csv", help="print CSV, one line a class")
+    predict.set_defaults(run=run_predict, format="text")
+    return parser
+
+
+def positive(text: str) -> int:
+    """Parses an integer of at least 1."""
+    value = int(text) if text.isdecimal() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, received {text!r}")
+    return value
+
+
+def run_predict(args: argparse.Namespace) -> int:
+    """Classifies images: decodes a batch in threads while the model works on the one before."""
+    paths, failed = find_images(args.paths)
+    if not paths:
+        return report_failures(failed or ["no images found"])
+    try:
+        model, processor = load_classifier(args.model, args.protocol)
+    except (OSError, ValueError) as error:
+        print(f"tfdeit predict: error: {error}", file=sys.stderr)
+        return 2
+
+    import numpy as np
+
+    config = model.config
+    height, width = config.image_hw
+    print(
+        f"model {args.model}: {type(model).__name__}, {config.num_params / 1e6:.1f} M parameters, {width}x{height} "
+        f"pixels, {config.num_labels} classes; protocol {args.protocol or 'its own'}",
+        file=sys.stderr,
+    )
+    write = WRITERS[args.format](paths)
+    with ThreadPoolExecutor() as pool, progress(len(paths)) as advance:
+        for batch in prefetched(pool, lambda path: prepare(processor, path), paths, args.batch_size):
+            usable = [(path, pixels) for path, pixels, reason in batch if not reason]
+            report_failures(reasons := [f"{path}: {reason}" for path, _, reason in batch if reason])
+            failed += reasons
+            if usable:
+                logits = model.predict_on_batch(np.stack([pixels for _, pixels in usable])).logits
+                for (path, _), scores in zip(usable, softmax(logits), strict=True):
+                    best = np.argsort(-scores, kind="stable")[: args.top_k]
+                    write(path, [(config.id2label[int(i)], int(i), float(scores[i])) for i in best])
+            sys.stdout.flush()
+            advance(len(batch))
+    return 1 if failed else 0
+
+
+def report_failures(reasons: list[str]) -> int:
+    """Prints what could not be used on stderr; returns the exit status for that."""
+    for reason in reasons:
+        print(f"tfdeit predict: {reason}", file=sys.stderr)
+    return 1
+
+
+def find_images(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Returns the paths that arguments stand for, in order, and a message for each that stands for none."""
+    paths, failed = [], []
+    for argument in arguments:
+        if argument == "-":
+            paths += [line for line in sys.stdin.read().splitlines() if line]
+            continue
+        found = [argument]
+        if os.path.isdir(argument):
+            files = (path for path in sorted(Path(argument).rglob("*")) if path.is_file())
+            found = [str(path) for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+        elif glob.has_magic(argument) and not os.path.exists(argument):
+            found = sorted(path for path in glob.glob(argument, recursive=True) if os.path.isfile(path))
+        paths += found
+        if not found:
+            failed.append(f"{argument}: no images found")
+    return paths, failed
+
+
+def load_classifier(source: str, protocol: str | None):
+    """Returns the classifier and the image processor of a checkpoint.
+
+    Raises:
+        ValueError: if the checkpoint cannot be used.
+        FileNotFoundError: if it has no preprocessor_config.json, and no protocol is given.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from tfdeit.checkpoint.files import find_directory
+    from tfdeit.models import TFAutoModelForImageClassification
+    from tfdeit.processing import AutoImageProcessor, protocol_processor
+
+    directory = find_directory(source)
+    model = TFAutoModelForImageClassification.from_pretrained(directory)
+    size = model.config.image_hw[0]
+    try:
+        processor = AutoImageProcessor.from_pretrained(directory)
+    except FileNotFoundError:
+        if protocol is None:
+            raise FileNotFoundError(
+                f"Expected a preprocessor_config.json in {directory}. Received none: add the checkpoint's, or pass "
+                f"--protocol with one of {', '.join(PROTOCOLS)}."
+            ) from None
+        return model, protocol_processor(protocol, size)
+    return model, processor.with_protocol(protocol, size) if protocol else processor
+
+
+def prepare(processor, path: str):
+    """Returns (path, pixel values (H, W, 3), None), or (path, None, reason) for an image that cannot be used."""
+    from tfdeit.images import ImageError
+
+    try:
+        return path, processor(path, return_tensors="np").pixel_values[0], None
+    except ImageError as error:
+        return path, None, str(error).removeprefix(f"{path}: ")
+
+
+def prefetched(pool: ThreadPoolExecutor, function, items: list, size: int) -> Iterator[list]:
+    """Yields `function` of all items in lists of `size`; the pool works on one list ahead."""
+    waiting = None
+    for start in range(0, len(items), size):
+        futures = [pool.submit(function, item) for item in items[start : start + size]]
+        if waiting:
+            yield [future.result() for future in waiting]
+        waiting = futures
+    yield [future.result() for future in waiting]
+
+
+def softmax(logits):
+    """Returns the probabilities of (B, N) logits, float64."""
+    import numpy as np
+
+    logits = np.asarray(logits, "float64")
+    scores = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return scores / scores.sum(axis=-1, keepdims=True)
+
+
+@contextlib.contextmanager
+def progress(total: int):
+    """Gives a function that counts images; it draws a bar on an attended stderr once `PATIENCE` seconds are over."""
+    if not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # Results that go to the same terminal are printed above the bar.
+    bar = Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty(), transient=True)
+    task, start = bar.add_task("classifying", total=total), time.monotonic()
+
+    def advance(count: int):
+        bar.advance(task, count)
+        if time.monotonic() - start > PATIENCE and not bar.live.is_started:
+            bar.start()
+
+    try:
+        yield advance
+    finally:
+        bar.stop()
+
+
+def text_writer(paths: list[str]):
+    """Prints a line an image: its path and its classes."""
+    width = min(max(map(len, paths)), 60)
+
+    def write(path, classes):
+        print(f"{path:{width}}  " + "  ".join(f"{label} {score:.1%}" for label, _, score in classes))
+
+    return write
+
+
+def json_writer(paths: list[str]):
+    """Prints a JSON object an image."""
+
+    def write(path, classes):
+        predictions = [{"label": label, "index": index, "probability": score} for label, index, score in classes]
+        print(json.dumps({"path": path, "predictions": predictions}))
+
+    return write
+
+
+def csv_writer(paths: list[str]):
+    """Prints a header, and a CSV line a class."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["path", "rank", "label", "index", "probability"])
+
+    def write(path, classes):
+        writer.writerows([path, rank, *values] for rank, values in zip(itertools.count(1), classes, strict=False))
+
+    return write
+
+
+WRITERS = {"text": text_writer, "json": json_writer, "csv": csv_writer}
+
+if __name__ == "__main__":
+    sys.exit(main())
