@@ -1,6 +1,6 @@
 """Time of image preprocessing against transformers and against Pillow's bare resize.
 
-    python benchmarks/preprocessing.py --images DIR [--rounds 9]
+    python benchmarks/preprocessing.py [--images DIR] [--rounds 9]
 
 Prints one JSON line per contestant, without and with decoding: median milliseconds per image over interleaved rounds,
 and the ratios to transformers' Pillow processor and to a bare `Image.resize` (below 1 is faster).
@@ -54,7 +54,8 @@ def measure(runs, rounds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=Path, required=True, help="folder of photos, searched through")
+    photos = Path(__file__).parent.parent / "examples" / "photos"
+    parser.add_argument("--images", type=Path, default=photos, help="folder of photos, searched through")
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
     paths = sorted(p for p in arguments.images.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg", ".png"})

@@ -62,7 +62,7 @@ def train(images, labels, classes, epochs: int, batch_size: int):
     model = TFDeiTForImageClassificationWithTeacher(config)
     steps = len(images) // batch_size
     schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, steps * (epochs - 1), warmup_target=1e-3, warmup_steps=min(steps, 2000)
+        0.0, max(steps * (epochs - 1), 1), warmup_target=1e-3, warmup_steps=min(steps, 2000)
     )
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=0.05)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "token", "position_embeddings"])

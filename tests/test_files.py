@@ -408,7 +408,7 @@ def test_embedded_checkpoint_by_name(saved, tmp_path, monkeypatch):
     monkeypatch.chdir(saved[1])
     assert find_directory("saved") == saved[1]
     assert_equal_weights(tfdeit.TFDeiTForImageClassification.from_pretrained("saved"), saved[0])
-    with pytest.raises(CheckpointError, match=r"embedded checkpoint \(saved\)\. Received: 'saved/\.\./saved'"):
+    with pytest.raises(CheckpointError, match=r"an embedded one \(saved\)\. Received: 'saved/\.\./saved'"):
         find_directory("saved/../saved")
 
 

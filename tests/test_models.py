@@ -352,3 +352,15 @@ def test_every_public_name_is_there():
     with pytest.raises(AttributeError, match="no attribute 'TFDeiT'"):
         _ = tfdeit.TFDeiT
     assert dir(tfdeit) == sorted(tfdeit.__all__)
+
+
+@every_classifier
+def test_the_auto_class_chooses_the_saved_class(cls, tmp_path):
+    build(cls).save_pretrained(tmp_path)
+    assert type(tfdeit.TFAutoModelForImageClassification.from_pretrained(tmp_path)) is cls
+
+
+def test_the_auto_class_refuses_other_models(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match="Expected model_type to be one of vit, deit. Received: 'bert'"):
+        tfdeit.TFAutoModelForImageClassification.from_pretrained(tmp_path)

@@ -150,12 +150,16 @@ def load_classifier(source: str, protocol: str | None):
         FileNotFoundError: if it has no preprocessor_config.json, and no protocol is given.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import keras
+
     from tfdeit.checkpoint.files import find_directory
     from tfdeit.models import TFAutoModelForImageClassification
     from tfdeit.processing import AutoImageProcessor, protocol_processor
 
     directory = find_directory(source)
     model = TFAutoModelForImageClassification.from_pretrained(directory)
+    if keras.backend.backend() == "tensorflow":
+        model.compile(jit_compile=False)  # XLA compiles anew for a smaller last batch, longer than it saves
     size = model.config.image_hw[0]
     try:
         processor = AutoImageProcessor.from_pretrained(directory)

@@ -1,0 +1,64 @@
+"""The README's Python and the examples run as written."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+import tfdeit
+
+
+def test_readme(monkeypatch, tmp_path, capsys, rng):
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    dataset = OneBatch(rng.normal(size=(4, 32, 32, 3)).astype("float32"), np.array([0, 1, 1, 0]))
+    namespace = {"keras": keras, "dataset": dataset}
+    exec(blocks[0], namespace)
+    assert capsys.readouterr().out == "cat\n"
+    with pytest.warns(UserWarning, match="newly initialised"):
+        exec(blocks[1], namespace)
+    saved = tfdeit.TFAutoModelForImageClassification.from_pretrained(tmp_path / "cats-and-dogs")
+    assert saved.config.id2label == {0: "cat", 1: "dog"}
+
+
+class OneBatch(keras.utils.PyDataset):
+    def __init__(self, pixel_values, labels):
+        super().__init__()
+        self.batch = pixel_values, labels
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return self.batch
+
+
+@pytest.mark.slow
+def test_train_cifar10(tmp_path, rng):
+    """Two classes that a few steps can tell apart: dark and bright."""
+    data, out = tmp_path / "data.zip", tmp_path / "out"
+    with zipfile.ZipFile(data, "w") as archive:
+        for split, count in (("train", 64), ("test", 16)):
+            for label, name in enumerate(("dark", "bright")):
+                for i in range(count):
+                    buffer = io.BytesIO()
+                    pixels = rng.integers(128 * label, 128 * label + 128, (32, 32, 3), "uint8")
+                    Image.fromarray(pixels).save(buffer, "JPEG")
+                    archive.writestr(f"{split}/{name}/{i:04}.jpg", buffer.getvalue())
+    script = ROOT / "examples" / "train_cifar10.py"
+    options = ["--data", data, "--out", out, "--epochs", "4", "--batch-size", "16"]
+    done = subprocess.run([sys.executable, script, *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["test_accuracy"] > 0.9
+    assert result["test_images"] == 32
+    assert tfdeit.AutoImageProcessor.from_pretrained(out).crop_size == {"height": 32, "width": 32}
