@@ -354,6 +354,13 @@ def test_every_public_name_is_there():
     assert dir(tfdeit) == sorted(tfdeit.__all__)
 
 
+def test_options_of_transformers_from_pretrained(tmp_path, pixel_values):
+    build(tfdeit.TFViTModel).save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="unused: pooler.dense.bias, pooler.dense.weight"):
+        model = tfdeit.TFViTModel.from_pretrained(tmp_path, from_pt=True, add_pooling_layer=False)
+    assert model(pixel_values).pooler_output == ()
+
+
 @every_classifier
 def test_the_auto_class_chooses_the_saved_class(cls, tmp_path):
     build(cls).save_pretrained(tmp_path)

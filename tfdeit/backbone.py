@@ -103,6 +103,12 @@ class TFViTModel(PretrainedModel):
         self.gradient_checkpointing = False
         super().__init__(config, **kwargs)
 
+    @classmethod
+    def from_pretrained(cls, source, *, add_pooling_layer=True, use_mask_token=False, **options):
+        """As `PretrainedModel.from_pretrained`, with the arguments of the class."""
+        model_options = {"add_pooling_layer": add_pooling_layer, "use_mask_token": use_mask_token}
+        return super().from_pretrained(source, model_options=model_options, **options)
+
     def create_layers(self):
         config, policy, depth = self.config, self.dtype_policy, self.config.num_hidden_layers
         self.patch_embedding = PatchEmbedding(config, dtype=policy, name="patch_embedding")

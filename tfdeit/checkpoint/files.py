@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import keras
@@ -31,6 +32,7 @@ def load_pretrained(
     *,
     dtype: str | keras.dtype_policies.DTypePolicy | None = None,
     ignore_mismatched_sizes: bool = False,
+    model_options: Mapping = MappingProxyType({}),
     **overrides,
 ) -> keras.Model:
     """Builds a model and reads its weights from a directory in Hugging Face format.
@@ -45,6 +47,7 @@ def load_pretrained(
         dtype: dtype policy of the model ("bfloat16", "mixed_float16", ...), whatever the file's; None means Keras'
             global policy, float32 unless set.
         ignore_mismatched_sizes: whether variables of another shape in the file are newly initialised, not an error.
+        model_options: further arguments of the class.
         **overrides: fields of the config. With `image_size`, the position table is interpolated as torch's bicubic;
             with `num_labels` or `id2label`, a classifier of another size is newly initialised.
 
@@ -59,7 +62,7 @@ def load_pretrained(
     stored = _read_config(model_class, directory)
     config = stored.replace(**overrides)
     arrays = read_weights(directory)
-    model = model_class(config, dtype=dtype)
+    model = model_class(config, dtype=dtype, **model_options)
     variables = named_variables(model)
     rules = hugging_face(config, _prefix(config, "/", variables), _prefix(config, ".", arrays))
 
