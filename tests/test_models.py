@@ -58,6 +58,29 @@ def test_predict_equals_the_call_and_keras_files_round_trip(cls, pixel_values, t
     np.testing.assert_array_equal(loaded.predict(pixel_values, batch_size=3, verbose=0)[0], predicted[0])
 
 
+def test_export_answers_in_a_saved_model(pixel_values, tmp_path):
+    import tensorflow as tf
+
+    model = build(tfdeit.TFDeiTForImageClassificationWithTeacher)
+    model.export(tmp_path, verbose=False)
+    exported = tf.saved_model.load(tmp_path)
+    answer = exported.serve(pixel_values)
+    expected = model(pixel_values)
+    assert set(answer) == {"logits", "cls_logits", "distillation_logits"}
+    for name, values in answer.items():
+        np.testing.assert_allclose(values, getattr(expected, name), atol=1e-6)
+
+
+def test_weights_files_and_datasets(pixel_values, tmp_path):
+    import tensorflow as tf
+
+    model, other = build(tfdeit.TFDeiTForImageClassification), build(tfdeit.TFDeiTForImageClassification)
+    model.save_weights(tmp_path / "model.weights.h5")
+    other.load_weights(tmp_path / "model.weights.h5")
+    dataset = tf.data.Dataset.from_tensor_slices({"pixel_values": pixel_values}).batch(3)
+    np.testing.assert_allclose(other.predict(dataset, verbose=0).logits, model(pixel_values).logits, atol=1e-6)
+
+
 @every_class
 def test_optional_outputs(cls, pixel_values):
     model = build(cls)

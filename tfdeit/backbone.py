@@ -56,6 +56,13 @@ class PretrainedModel(ConfiguredLayer, keras.Model):
         )  # Keras prints shapes it has seen
         super().summary(*args, **kwargs)
 
+    def export(self, *args, **kwargs):
+        """Exports a graph from pixel values to a dict of the outputs; arguments as `keras.Model.export`."""
+        inputs = keras.Input((*self.config.image_hw, self.config.num_channels), name="pixel_values")
+        outputs = self(inputs)._asdict()
+        tensors = {name: value for name, value in outputs.items() if not isinstance(value, tuple)}
+        keras.Model(inputs, tensors).export(*args, **kwargs)
+
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         own_loss = getattr(y_pred, "loss", ())
         if y is None and not isinstance(own_loss, tuple):  # labels or mask came with the inputs

@@ -96,7 +96,7 @@ def run_predict(args: argparse.Namespace) -> int:
     config = model.config
     height, width = config.image_hw
     print(
-        f"model {args.model}: {type(model).__name__}, {config.num_params / 1e6:.1f} M parameters, {width}x{height} "
+        f"model {args.model}: {type(model).__name__}, {model.count_params() / 1e6:.1f} M parameters, {width}x{height} "
         f"pixels, {config.num_labels} classes; protocol {args.protocol or 'its own'}",
         file=sys.stderr,
     )
