@@ -40,6 +40,7 @@ class PretrainedModel(ConfiguredLayer, keras.Model):
     """
 
     config_class = ViTConfig
+    model_options = ()  # arguments of the class besides the config, which `from_pretrained` takes too
 
     def __init__(self, config: ViTConfig, **kwargs):
         if type(config) is not self.config_class:
@@ -79,7 +80,8 @@ class PretrainedModel(ConfiguredLayer, keras.Model):
         transformers' TensorFlow classes wanted `from_pt=True` to read PyTorch's files: accepted, they are always read.
         """
         options.pop("from_pt", None)
-        return load_pretrained(cls, source, **options)
+        model_options = {name: options.pop(name) for name in cls.model_options if name in options}
+        return load_pretrained(cls, source, model_options=model_options, **options)
 
     def save_pretrained(self, directory: str | os.PathLike, **options):
         """Writes config.json and model.safetensors, which transformers reads too: see `checkpoint.files`."""
@@ -105,16 +107,12 @@ class TFViTModel(PretrainedModel):
         **kwargs: see `PretrainedModel`.
     """
 
+    model_options = ("add_pooling_layer", "use_mask_token")
+
     def __init__(self, config, add_pooling_layer=True, use_mask_token=False, **kwargs):
         self._options = {"add_pooling_layer": add_pooling_layer, "use_mask_token": use_mask_token}
         self.gradient_checkpointing = False
         super().__init__(config, **kwargs)
-
-    @classmethod
-    def from_pretrained(cls, source, *, add_pooling_layer=True, use_mask_token=False, **options):
-        """As `PretrainedModel.from_pretrained`, with the arguments of the class."""
-        model_options = {"add_pooling_layer": add_pooling_layer, "use_mask_token": use_mask_token}
-        return super().from_pretrained(source, model_options=model_options, **options)
 
     def create_layers(self):
         config, policy, depth = self.config, self.dtype_policy, self.config.num_hidden_layers
