@@ -17,13 +17,18 @@ import safetensors.numpy
 
 from tfdeit.checkpoint import CheckpointError, listing
 from tfdeit.checkpoint.readers import Array, read_weights
-from tfdeit.checkpoint.rules import Rule, from_keras, hugging_face, to_keras
+from tfdeit.checkpoint.rules import TOKEN, Rule, expand, from_keras, hugging_face, to_keras
 from tfdeit.config import ViTConfig, read_config
 from tfdeit.resample import resize_positions
 
 CLASSIFIERS = {"classifier", "cls_classifier", "distillation_classifier"}
 # The parts that a model may have and a file lack, or the reverse: where transformers' models of one backbone differ.
 OPTIONAL = CLASSIFIERS | {"pooler", "decoder", "mask_token"}
+
+# LayerScale has no names in transformers' ViT: these are those of its DINOv2, whose blocks have the same names.
+LAYER_SCALES = [
+    (TOKEN, f"block_{{i}}/layer_scale{number}", f"encoder.layer.{{i}}.layer_scale{number}.lambda1") for number in (1, 2)
+]
 
 
 def load_pretrained(
@@ -64,13 +69,13 @@ def load_pretrained(
     arrays = read_weights(directory)
     model = model_class(config, dtype=dtype, **model_options)
     variables = named_variables(model)
-    rules = hugging_face(config, _prefix(config, "/", variables), _prefix(config, ".", arrays))
+    rules = _rules(config, _prefix(config, "/", variables), _prefix(config, ".", arrays))
 
     relabelled = overrides.keys() & {"num_labels", "id2label"}
     resizable = {name for name in variables if ignore_mismatched_sizes or (relabelled and _parts(name) & CLASSIFIERS)}
     shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
     positions = next(name for name in variables if "position_embeddings" in _parts(name))
-    shapes[positions] = (1, stored.num_tokens, config.hidden_size)  # before interpolation
+    shapes[positions] = (1, stored.num_prefix_positions + stored.num_patches, config.hidden_size)  # as stored
     fit = _compare(shapes, arrays, rules, _own_rules(model), resizable)
     if any(fit.problems.values()):
         raise CheckpointError(_describe_problems(fit, model_class, directory))
@@ -87,6 +92,9 @@ def load_pretrained(
 
 def save_pretrained(model: keras.Model, directory: str | os.PathLike, *, dtype: str | None = None):
     """Writes config.json and model.safetensors under the names of the hub, so that transformers loads them.
+
+    transformers' ViT and DeiT have neither LayerScale nor a position table without class token: models with these
+    (DeiT III) are for this library only, the former under the names `LAYER_SCALES`.
 
     Each file is complete or not there: both are written under temporary names first.
 
@@ -195,7 +203,11 @@ def _prefix(config: ViTConfig, separator: str, names: Iterable[str]) -> str:
 def _own_rules(model: keras.Model) -> dict[str, Rule]:
     """Returns the rules of the names under which the model itself is saved."""
     prefix = _prefix(model.config, "/", named_variables(model))
-    return hugging_face(model.config, prefix, prefix.replace("/", "."))
+    return _rules(model.config, prefix, prefix.replace("/", "."))
+
+
+def _rules(config: ViTConfig, ours: str, theirs: str) -> dict[str, Rule]:
+    return hugging_face(config, ours, theirs) | expand(LAYER_SCALES, config.num_hidden_layers, ours, theirs)
 
 
 def _compare(
@@ -269,7 +281,7 @@ def _describe_differences(fit: _Fit, model_class: type[keras.Model], directory: 
 
 def _interpolate_positions(table: np.ndarray, stored: ViTConfig, config: ViTConfig) -> np.ndarray:
     """Returns a position table (1, T, D) with its patches' part fitted to `config`'s grid."""
-    prefix, patches = np.split(table[0], [stored.num_prefix_tokens])
+    prefix, patches = np.split(table[0], [stored.num_prefix_positions])
     patches = resize_positions(patches.reshape(*stored.grid, -1), config.grid, kernel="torch")
     return np.concatenate([prefix, patches.reshape(config.num_patches, -1)])[None]
 
