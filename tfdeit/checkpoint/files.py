@@ -16,6 +16,7 @@ import numpy as np
 import safetensors.numpy
 
 from tfdeit.checkpoint import CheckpointError, listing
+from tfdeit.checkpoint.hub import fetch
 from tfdeit.checkpoint.readers import Array, read_weights
 from tfdeit.checkpoint.rules import TOKEN, Rule, expand, from_keras, hugging_face, to_keras
 from tfdeit.config import ViTConfig, read_config
@@ -47,8 +48,8 @@ def load_pretrained(
 
     Args:
         model_class: one of the classes of `tfdeit.models`.
-        source: a directory that holds config.json and weights (`readers.read_weights`), or the name of an embedded
-            checkpoint.
+        source: what `find_directory` takes: a directory that holds config.json and weights (`readers.read_weights`),
+            or a name.
         dtype: dtype policy of the model ("bfloat16", "mixed_float16", ...), whatever the file's; None means Keras'
             global policy, float32 unless set.
         ignore_mismatched_sizes: whether variables of another shape in the file are newly initialised, not an error.
@@ -131,10 +132,10 @@ def save_pretrained(model: keras.Model, directory: str | os.PathLike, *, dtype: 
 
 
 def find_directory(source: str | os.PathLike) -> Path:
-    """Returns the directory that `source` names: a path, or else the name of an embedded checkpoint.
+    """Returns the directory that `source` names: a path; or the name of an embedded checkpoint; or one to download.
 
     Raises:
-        CheckpointError: if there is none.
+        CheckpointError: if there is none, or it cannot be downloaded.
     """
     if Path(source).is_dir():
         return Path(source)
@@ -142,12 +143,25 @@ def find_directory(source: str | os.PathLike) -> Path:
     embedded = {path.parent.name: path.parent for path in folder.glob("*/config.json")}
     if str(source) in embedded:
         return embedded[str(source)]
-    received = "a file; pass its directory" if Path(source).is_file() else "no directory of that name"
+    if Path(source).is_file():
+        raise CheckpointError(
+            f"Expected the directory of a checkpoint. Received: the file {source}; pass its directory."
+        )
+    try:
+        path = fetch(str(source))
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(
+            "Expected the directory of a checkpoint (config.json with model.safetensors or pytorch_model.bin, "
+            f"preprocessor_config.json), the name of an embedded one ({listing(embedded) or 'there is none'}), "
+            f"of the zoo, or the id of a repository on the hub. Received: {source!r}. {error}"
+        ) from error
+    if path.is_dir():
+        return path
     raise CheckpointError(
-        "Expected the directory of a checkpoint (config.json with model.safetensors or pytorch_model.bin, "
-        "preprocessor_config.json), or the name of an embedded one "
-        f"({listing(embedded) or 'there is none'}). Received: {str(source)!r}, {received}. "
-        "Download a checkpoint of a hub first, and pass its directory."
+        f"Expected a checkpoint in the format of the hub. Received: {source!r}, which is published in another, that is "
+        f"not read yet. Its file is at {path}."
     )
 
 
