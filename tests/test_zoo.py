@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 
 from tfdeit import zoo
+from tfdeit.cli import PROTOCOLS
 from tfdeit.config import DeiTConfig, ViTConfig
 
 every_row = pytest.mark.parametrize("row", zoo.CHECKPOINTS, ids=lambda row: row.name)
@@ -25,7 +26,9 @@ def test_every_row_is_complete(row):
     assert row.licence == "Apache-2.0"
     config = row.config()
     assert type(config) is (DeiTConfig if "distilled" in row.name else ViTConfig)
-    assert str(config.image_size) in row.name or "384px" not in row.name
+    assert config.image_size == (384 if "384" in row.name else 224)
+    assert row.protocol in PROTOCOLS
+    assert row.accuracy is None or row.accuracy.protocol in PROTOCOLS
     assert config.num_labels == (0 if row.name.endswith("in21k") else 1000)
     if row.url:
         assert re.fullmatch(r"https://[\w./-]+\.pth", row.url)
@@ -124,30 +127,31 @@ def test_parameters_agree_with_timm(name, params):
     assert f"{zoo.find(name).config().num_params / 1e6:.2f}" == params
 
 
-# DeiT III's README: top-1.
+# DeiT III's README: MACs in billions (rounded or cut), top-1.
 @pytest.mark.parametrize(
-    ("name", "top1"),
+    ("name", "macs", "top1"),
     [
-        ("deit_3_small_224_1k", 81.4),
-        ("deit_3_small_384_1k", 83.4),
-        ("deit_3_medium_224_1k", 83.0),
-        ("deit_3_base_224_1k", 83.8),
-        ("deit_3_base_384_1k", 85.0),
-        ("deit_3_large_224_1k", 84.9),
-        ("deit_3_large_384_1k", 85.8),
-        ("deit_3_huge_224_1k", 85.2),
-        ("deit_3_small_224_21k", 83.1),
-        ("deit_3_small_384_21k", 84.8),
-        ("deit_3_medium_224_21k", 84.5),
-        ("deit_3_base_224_21k", 85.7),
-        ("deit_3_base_384_21k", 86.7),
-        ("deit_3_large_224_21k", 87.0),
-        ("deit_3_large_384_21k", 87.7),
-        ("deit_3_huge_224_21k", 87.2),
+        ("deit_3_small_224_1k", 4.6, 81.4),
+        ("deit_3_small_384_1k", 15.5, 83.4),
+        ("deit_3_medium_224_1k", 8.0, 83.0),
+        ("deit_3_base_224_1k", 17.5, 83.8),
+        ("deit_3_base_384_1k", 55.5, 85.0),
+        ("deit_3_large_224_1k", 61.6, 84.9),
+        ("deit_3_large_384_1k", 191.2, 85.8),
+        ("deit_3_huge_224_1k", 167.4, 85.2),
+        ("deit_3_small_224_21k", 4.6, 83.1),
+        ("deit_3_small_384_21k", 15.5, 84.8),
+        ("deit_3_medium_224_21k", 8.0, 84.5),
+        ("deit_3_base_224_21k", 17.5, 85.7),
+        ("deit_3_base_384_21k", 55.5, 86.7),
+        ("deit_3_large_224_21k", 61.6, 87.0),
+        ("deit_3_large_384_21k", 191.2, 87.7),
+        ("deit_3_huge_224_21k", 167.4, 87.2),
     ],
 )
-def test_deit3_agrees_with_its_readme(name, top1):
+def test_deit3_agrees_with_its_readme(name, macs, top1):
     row, config = zoo.find(name), zoo.find(name).config()
+    assert abs(config.macs / 1e9 - macs) < 0.1
     assert abs(row.accuracy.top1 - top1) < 0.15  # timm measured it again
     assert config.no_embed_class
     assert config.layerscale_value == 1e-4

@@ -16,9 +16,6 @@ from pathlib import Path
 DEFAULT_MODEL = "deit_micro_cifar10"
 PROTOCOLS = ("deit3", "fb", "hf", "mmpretrain", "timm", "vit")
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-CARD_SNIPPET = """
-  from tfdeit import inference_model
-  inference_model({name!r}, "photo.jpg")  # {{'pred_class': ..., 'pred_score': ..., 'pred_label': ...}}"""
 PATIENCE = 2.0  # seconds before a progress bar appears
 
 
@@ -187,7 +184,10 @@ def run_info(args: argparse.Namespace) -> int:
     }
     print(row["name"])
     print("\n".join(f"  {name:11}{value}" for name, value in facts.items() if value))
-    print(CARD_SNIPPET.format(name=row["name"]))
+    use = f'inference_model({row["name"]!r}, "photo.jpg")'
+    if not row["classes"]:
+        use = f"get_model({row['name']!r}).extract_feat(pixel_values)"
+    print(f"\n  from tfdeit import {use.partition('(')[0]}\n  {use}")
     return 0
 
 

@@ -83,9 +83,8 @@ def _fetch_files(hub_id: str) -> Path:
     folder = Path(hf_hub_download(hub_id, "config.json", endpoint=endpoint)).parent  # named after the commit
     get = functools.partial(hf_hub_download, hub_id, revision=folder.name, endpoint=endpoint)
     candidates = [file for name in WEIGHTS for file in (name, f"{name}.index.json")]
-    cached = [
-        file for file in candidates if isinstance(try_to_load_from_cache(hub_id, file, revision=folder.name), str)
-    ]
+    look_up = functools.partial(try_to_load_from_cache, hub_id, revision=folder.name)
+    cached = [file for file in candidates if isinstance(look_up(file), str)]
     for file in cached or candidates:
         try:
             path = Path(get(file))
@@ -99,8 +98,9 @@ def _fetch_files(hub_id: str) -> Path:
     if path.suffix == ".json":
         for shard in sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())):
             get(shard)
-    with contextlib.suppress(EntryNotFoundError):
-        get("preprocessor_config.json")
+    if look_up("preprocessor_config.json") is None:  # neither cached nor known to be missing
+        with contextlib.suppress(EntryNotFoundError):
+            get("preprocessor_config.json")
     return folder
 
 
