@@ -96,6 +96,27 @@ def test_pickled_and_sharded_weights(hub):
     assert {path.name: path.read_bytes() for path in fetch("someone/large").iterdir()} == files
 
 
+def test_the_token_is_sent(hub, micro, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    publish(hub, TINY, micro[1])
+    fetch(TINY)
+    sent = [headers.get("authorization") for method, path, headers in hub.requests if "/resolve/" in path]
+    assert set(sent) == {"Bearer hf_secret"}
+
+
+@pytest.mark.parametrize("index", [b"", b"[]", b"{}", b'{"weight_map": 3}', b'{"weight_map": {"a": "../../../x"}}'])
+def test_damaged_index(hub, index):
+    publish(hub, "someone/large", {"config.json": b"{}", "model.safetensors.index.json": index})
+    with pytest.raises(CheckpointError, match="Expected a repository 'someone/large' on the hub, in order"):
+        fetch("someone/large")
+
+
+def test_invalid_id(hub):
+    with pytest.raises(CheckpointError, match="Expected a repository 'a--b/c' on the hub, in order"):
+        fetch("a--b/c")
+    assert hub.requests == []
+
+
 def test_offline_the_cache_is_enough(hub, micro, offline):
     files = {name: content for name, content in micro[1].items() if name != "preprocessor_config.json"}
     publish(hub, TINY, files)

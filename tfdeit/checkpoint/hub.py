@@ -45,8 +45,8 @@ def _fetch_repository(hub_id: str) -> Path:
         from huggingface_hub import errors
     except ImportError as error:
         raise CheckpointError(
-            f"Expected huggingface_hub for {hub_id}. It is not installed: pip install tfdeit[hub]. Or put "
-            f"{_files(hub_id)} into a directory, and pass that."
+            f"Expected a directory, or huggingface_hub to download {hub_id!r}. Received: neither. pip install "
+            f"tfdeit[hub]; or put {_files(hub_id)} into a directory, and pass that."
         ) from error
     try:
         return _fetch_files(hub_id)
@@ -60,8 +60,8 @@ def _fetch_repository(hub_id: str) -> Path:
         ) from error
     except errors.LocalEntryNotFoundError as error:  # offline, by choice or not
         raise CheckpointError(
-            f"Expected {hub_id} in the cache of the hub, or a network. Received: {error.__cause__ or error} Without a "
-            f"network, put {_files(hub_id)} into a directory, and pass that."
+            f"Expected a directory, {hub_id!r} in the cache of the hub, or a network. Received: "
+            f"{error.__cause__ or error} Without a network, put {_files(hub_id)} into a directory, and pass that."
         ) from error
     except errors.EntryNotFoundError as error:
         raise CheckpointError(
@@ -72,6 +72,8 @@ def _fetch_repository(hub_id: str) -> Path:
             f"Expected to download {hub_id}. Received: {error}. Run again to go on where it stopped; HF_HOME says "
             "where it is stored."
         ) from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # an id or an index of shards that is none
+        raise CheckpointError(f"Expected a repository {hub_id!r} on the hub, in order. Received: {error}.") from error
 
 
 def _fetch_files(hub_id: str) -> Path:
