@@ -296,13 +296,14 @@ class TransformerBlock(ConfiguredLayer):
         attended, probabilities = self.attention(
             self.norm1(tokens), head_mask=head_mask, output_attentions=output_attentions, training=training
         )
-        tokens = tokens + self.finish(attended, 0, training)
-        return tokens + self.finish(self.mlp(self.norm2(tokens)), 1, training), probabilities
+        tokens = tokens + self.drop(self.scale(attended, 0), training)
+        return tokens + self.drop(self.scale(self.mlp(self.norm2(tokens)), 1), training), probabilities
 
-    def finish(self, branch, index, training):
-        """Applies LayerScale, dropout and stochastic depth; `training` is explicit for `recompute`."""
-        if self.layer_scales:
-            branch = branch * self.layer_scales[index]
+    def scale(self, branch, index):
+        return branch * self.layer_scales[index] if self.layer_scales else branch
+
+    def drop(self, branch, training):
+        """Applies dropout and stochastic depth; `training` is explicit, as `recompute` runs outside Keras' context."""
         return self.drop_path(self.dropout(branch, training=training), training=training)
 
     def get_config(self):
