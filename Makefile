@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test parity check bench clean
+.PHONY: demo test parity check bench docs clean
 
 demo: $(VENV)/installed            ## classify the photos in examples/photos with the embedded checkpoint
 	$(BIN)/tfdeit predict examples/photos
@@ -21,6 +21,9 @@ check: $(VENV)/tested              ## lint, formatting, and that the package bui
 
 bench: $(VENV)/tested              ## one JSON line a measurement
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+docs: $(VENV)/installed            ## renew the zoo's table in README.md
+	$(BIN)/python -m tfdeit.zoo README.md
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -133,6 +133,9 @@ def test_nothing_to_classify(tmp_path):
         (["predict", "x.jpg", "--protocol", "best"], "invalid choice: 'best'"),
         (["predict", "x.jpg", "--json", "--csv"], "not allowed with"),
         (["predict", "x.jpg", "--model", "no_such_model"], "Received: 'no_such_model'"),
+        (["list", "deit*", "vit*"], "unrecognized arguments"),
+        (["info"], "NAME"),
+        (["info", "deit_smal_patch16_224"], "Did you mean 'deit_small_patch16_224'"),
     ],
 )
 def test_wrong_usage_exits_with_2(args, message):
@@ -159,6 +162,48 @@ def test_the_choices_of_protocol_are_the_processors():
     with pytest.raises(ValueError, match="Expected a protocol out of") as error:
         tfdeit.ViTImageProcessor().with_protocol("?", 224)
     assert str(sorted(PROTOCOLS)) in str(error.value)
+
+
+def test_list():
+    rows = [json.loads(line) for line in run("list", "--json").stdout.splitlines()]
+    assert [row["name"] for row in rows] == tfdeit.list_models()
+    small = next(row for row in rows if row["hub_id"] == "facebook/deit-small-distilled-patch16-224")
+    assert small["params"] == 22436432
+    assert (small["top1"], small["accuracy_protocol"], small["sha256"]) == (81.2, "fb", "649709d9")
+    lines = run("list", "deit_small*").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["name", *tfdeit.list_models("deit_small*")]
+    assert lines[1].split()[1:] == ["224", "22.1", "M", "4.61", "G", "79.9", "95.0", "fb"]
+    assert max(map(len, run("list").stdout.splitlines())) <= 120
+    assert "no checkpoint matches 'resnet*'" in run("list", "resnet*", status=1).stderr
+
+
+def test_info():
+    card = run("info", "facebook/deit-base-distilled-patch16-384").stdout
+    for fact in (
+        "deit_base_distilled_patch16_384\n",
+        "DeiT-base, distilled; https://arxiv.org/abs/2012.12877",
+        "384x384 RGB, 16-pixel patches, protocol hf",
+        "87.63 M parameters, 55.65 G",
+        "85.2% top-1, 97.2% top-5, measured with protocol fb",
+        "Apache-2.0",
+        "https://huggingface.co/facebook/deit-base-distilled-patch16-384",
+        "deit_base_distilled_patch16_384-d0272ac0.pth (sha256 d0272ac0)",
+        "inference_model('deit_base_distilled_patch16_384', \"photo.jpg\")",
+    ):
+        assert fact in card
+    card = run("info", "vit_huge_patch14_224_in21k").stdout
+    assert "features" in card
+    assert "not published" in card
+    assert "extract_feat" in card
+
+
+@pytest.mark.parametrize("command", [["list"], ["info", "deit_tiny_patch16_224"]])
+def test_the_zoo_does_not_wait_for_tensorflow(command):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "tfdeit.cli", *command], capture_output=True, text=True, check=True
+    )
+    imported = {line.split("|")[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert not imported & {"tensorflow", "keras", "numpy", "PIL"}
 
 
 def test_help_does_not_wait_for_tensorflow():

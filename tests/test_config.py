@@ -157,3 +157,17 @@ def test_transformers_reads_the_file_and_the_defaults_are_its_own(tmp_path, mode
     assert theirs.hidden_size == 48
     theirs.save_pretrained(tmp_path)
     assert CONFIG_CLASSES[model_type].from_pretrained(tmp_path).replace(extra={}) == ours
+
+
+def test_options_of_deit3():
+    plain = ViTConfig(num_labels=1000, **SMALL)
+    config = plain.replace(layerscale_value=1e-6, no_embed_class=True)
+    assert config.num_params == plain.num_params + 12 * 2 * 384 - 384
+    assert (config.num_tokens, config.macs) == (plain.num_tokens, plain.macs)
+    assert config.num_prefix_positions == 0
+    assert DeiTConfig().num_prefix_positions == 2
+    assert {"layerscale_value", "no_embed_class"} & plain.to_dict().keys() == set()
+    assert ViTConfig.from_dict(config.to_dict()) == config
+    for wrong in ({"layerscale_value": "small"}, {"no_embed_class": None}):
+        with pytest.raises(ValueError, match=f"Expected {next(iter(wrong))} to be "):
+            ViTConfig(**wrong)

@@ -99,7 +99,8 @@ def protocol_reference(image, protocol, size):
     if protocol == "mmpretrain" and size == 384:
         image = image.resize((384, 384), Image.Resampling.BICUBIC)
     else:
-        short = {("fb", 224): 256, ("fb", 384): 438, ("mmpretrain", 224): 256}.get((protocol, size))
+        shorts = {("fb", 224): 256, ("fb", 384): 438, ("mmpretrain", 224): 256, ("deit3", 224): 224}
+        short = shorts.get((protocol, size))
         short = short or math.floor(size / (0.9 if size == 224 else 1.0))
         if width < height:
             image = image.resize((short, int(short * height / width)), Image.Resampling.BICUBIC)
@@ -120,6 +121,7 @@ def protocol_reference(image, protocol, size):
         ("fb", 384, 9),
         ("mmpretrain", 224, 9),
         ("mmpretrain", 384, 9),
+        ("deit3", 224, 9),
     ],
 )
 def test_protocols(photos, protocol, size, step):
@@ -240,7 +242,7 @@ def test_thin_images_take_the_bounded_path(transformers, rng, shape, resample, m
 @pytest.mark.parametrize("cls", [DeiTImageProcessor, DeiTImageProcessorFast])
 def test_extreme_shapes_are_processed(shape, cls, rng):
     image = rng.integers(0, 256, (*shape, 3), dtype="uint8")
-    for protocol in ("fb", "timm", "hf", "mmpretrain", "vit"):
+    for protocol in ("fb", "timm", "hf", "mmpretrain", "vit", "deit3"):
         values = cls(**IMAGENET).with_protocol(protocol, 224)(image, return_tensors="np").pixel_values
         assert values.shape == (1, 224, 224, 3)
         assert np.isfinite(values).all()
@@ -410,7 +412,7 @@ def test_wrong_calls(small):
         processor([small[0], b""])
     with pytest.raises(ValueError, match=r"Expected at least one image.*Received: 0 images"):
         processor([])
-    with pytest.raises(ValueError, match=r"Expected a protocol out of \['fb', 'hf', 'mmpretrain', 'timm', 'vit'\]"):
+    with pytest.raises(ValueError, match=r"out of \['deit3', 'fb', 'hf', 'mmpretrain', 'timm', 'vit'\]"):
         protocol_processor("keras", 224)
 
 
@@ -440,6 +442,8 @@ def test_overrides_and_attributes_stay_local(small):
         ("mmpretrain", 384, {"height": 384, "width": 384}, None),
         ("vit", 224, {"height": 224, "width": 224}, None),
         ("vit", 384, {"height": 384, "width": 384}, None),
+        ("deit3", 224, {"shortest_edge": 224}, 224),
+        ("deit3", 384, {"shortest_edge": 384}, 384),
         ("timm", 32, {"shortest_edge": 35}, 32),
         ("fb", 32, {"shortest_edge": 36}, 32),
     ],

@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "backbone": ["TFDeiTModel", "TFViTModel"],
     "config": ["DeiTConfig", "ViTConfig"],
+    "inference": ["get_model", "inference_model"],
     "images": ["ImageError", "decode_image"],
     "layers": ["MLP", "PatchEmbedding", "SelfAttention", "TokenConcatenation", "TransformerBlock"],
     "models": [
@@ -29,6 +30,7 @@ _MODULES = {
         "ViTImageProcessorFast",
     ],
     "checkpoint": ["CheckpointError"],
+    "zoo": ["list_models"],
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -87,6 +87,20 @@ class PretrainedModel(ConfiguredLayer, keras.Model):
         """Writes config.json and model.safetensors, which transformers reads too: see `checkpoint.files`."""
         save_pretrained(self, directory, **options)
 
+    def extract_feat(self, pixel_values) -> tuple:
+        """Returns the features that a classifier sees, as MMPretrain nests them, after the final LayerNorm.
+
+        Args:
+            pixel_values: (B, H, W, C), as the image processor returns them.
+
+        Returns:
+            One entry, for the last block: the class token (B, D); or, of a DeiT, the pair of class and distillation
+            token, each (B, D).
+        """
+        tokens = getattr(self, "backbone", self)(pixel_values).last_hidden_state
+        features = tuple(tokens[:, i] for i in range(self.config.num_prefix_tokens))
+        return (features,) if len(features) > 1 else features
+
     def gradient_checkpointing_enable(self, enable: bool = True):
         """Makes training recompute each block's activations instead of keeping them; call it before `fit`."""
         getattr(self, "backbone", self).gradient_checkpointing = enable

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 DEFAULT_MODEL = "deit_micro_cifar10"
-PROTOCOLS = ("fb", "hf", "mmpretrain", "timm", "vit")
+PROTOCOLS = ("deit3", "fb", "hf", "mmpretrain", "timm", "vit")
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 PATIENCE = 2.0  # seconds before a progress bar appears
 
@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="image, folder (searched deeply), glob, or - for a list on stdin",
     )
     predict.add_argument(
-        "--model", default=DEFAULT_MODEL, help="directory in Hugging Face format, or embedded name (%(default)s)"
+        "--model", default=DEFAULT_MODEL, help="directory in Hugging Face format, hub id, or name (%(default)s)"
     )
     predict.add_argument("--top-k", type=positive, default=3, metavar="K", help="classes per image (%(default)s)")
     predict.add_argument("--batch-size", type=positive, default=32, metavar="N", help="images at a time (%(default)s)")
@@ -69,6 +69,20 @@ def build_parser() -> argparse.ArgumentParser:
     form.add_argument("--json", dest="format", action="store_const", const="json", help="print one JSON object a line")
     form.add_argument("--csv", dest="format", action="store_const", const="csv", help="print CSV, one line a class")
     predict.set_defaults(run=run_predict, format="text")
+
+    zoo = commands.add_parser(
+        "list",
+        help="list the published checkpoints",
+        description="Lists the published checkpoints: parameters and multiply-accumulates (derived from the "
+        "architecture), and the accuracy on ImageNet-1k with the preprocessing that it was measured with.",
+    )
+    zoo.add_argument("pattern", nargs="?", metavar="PATTERN", help="names or aliases, with * and ? as wildcards")
+    zoo.add_argument("--json", action="store_true", help="print one JSON object a line")
+    zoo.set_defaults(run=run_list)
+
+    info = commands.add_parser("info", help="describe a published checkpoint", description="Prints a model card.")
+    info.add_argument("name", metavar="NAME", help="name, alias, hub id or file name of a checkpoint")
+    info.set_defaults(run=run_info)
     return parser
 
 
@@ -114,6 +128,67 @@ def run_predict(args: argparse.Namespace) -> int:
             sys.stdout.flush()
             advance(len(batch))
     return 1 if failed else 0
+
+
+def run_list(args: argparse.Namespace) -> int:
+    """Prints the rows of the zoo whose names match."""
+    from tfdeit import zoo
+
+    rows = [zoo.find(name).to_dict() for name in zoo.list_models(args.pattern)]
+    if not rows:
+        print(f"tfdeit list: no checkpoint matches {args.pattern!r}; without it, all are listed", file=sys.stderr)
+        return 1
+    if args.json:
+        print("\n".join(map(json.dumps, rows)))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None)
+    table.add_column("name", no_wrap=True)
+    for header in ("pixels", "params", "MACs", "top-1", "top-5"):
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("measured with")
+    for row in rows:
+        accuracy = [f"{row[key]:.1f}" if row[key] else "-" for key in ("top1", "top5")]
+        sizes = [str(row["image_size"]), f"{row['params'] / 1e6:.1f} M", f"{row['macs'] / 1e9:.2f} G"]
+        table.add_row(row["name"], *sizes, *accuracy, row["accuracy_protocol"] or "-")
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    return 0
+
+
+def run_info(args: argparse.Namespace) -> int:
+    """Prints the model card of a row of the zoo."""
+    from tfdeit import zoo
+
+    try:
+        row = zoo.find(args.name).to_dict()
+    except ValueError as error:
+        print(f"tfdeit info: error: {error}", file=sys.stderr)
+        return 2
+    pixels, source = row["image_size"], row["hub_id"] and f"https://huggingface.co/{row['hub_id']}"
+    accuracy = "not published with its preprocessing"
+    if row["top1"]:
+        accuracy = f"{row['top1']}% top-1, {row['top5']}% top-5, measured with protocol {row['accuracy_protocol']}"
+    facts = {
+        "what": f"{row['title']}; {row['paper']}",
+        "aliases": ", ".join(row["aliases"]),
+        "trained on": row["data"],
+        "input": f"{pixels}x{pixels} RGB, {row['patch_size']}-pixel patches, protocol {row['protocol']}",
+        "output": f"{row['classes']} classes" if row["classes"] else "features",
+        "size": f"{row['params'] / 1e6:.2f} M parameters, {row['macs'] / 1e9:.2f} G multiply-accumulates",
+        "accuracy": accuracy,
+        "licence": row["licence"],
+        "hub": source,
+        "file": row["url"] and f"{row['url']} (sha256 {row['sha256'] or 'not published'})",
+    }
+    print(row["name"])
+    print("\n".join(f"  {name:11}{value}" for name, value in facts.items() if value))
+    use = f'inference_model({row["name"]!r}, "photo.jpg")'
+    if not row["classes"]:
+        use = f"get_model({row['name']!r}).extract_feat(pixel_values)"
+    print(f"\n  from tfdeit import {use.partition('(')[0]}\n  {use}")
+    return 0
 
 
 def report_failures(reasons: list[str]) -> int:

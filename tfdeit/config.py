@@ -50,6 +50,9 @@ class ViTConfig:
         encoder_stride: pixels per token side that the masked-image decoder writes.
         pooler_output_size: width of the pooler; None means `hidden_size`.
         pooler_act: activation of the pooler, one of `ACTIVATIONS`.
+        layerscale_value: initial value of LayerScale, a learned factor per channel of both branches of a block; None
+            for none. DeiT III has it. transformers has it in DINOv2, whose name this is, but not in ViT or DeiT.
+        no_embed_class: whether the position table has rows for the patches only, as DeiT III's (the name is timm's).
         attn_implementation: "sdpa" uses the backend's fused attention where it has one, "eager" never does.
         output_hidden_states: default of the models' argument of the same name.
         output_attentions: default of the models' argument of the same name.
@@ -82,6 +85,8 @@ class ViTConfig:
     encoder_stride: int = 16
     pooler_output_size: int | None = None
     pooler_act: str = "tanh"
+    layerscale_value: float | None = None
+    no_embed_class: bool = False
     attn_implementation: str = "sdpa"
     output_hidden_states: bool = False
     output_attentions: bool = False
@@ -142,6 +147,9 @@ class ViTConfig:
             value = getattr(self, name)
             _check(isinstance(value, (int, float)) and 0 <= value < 1, name, "a rate in [0, 1)", value)
         _check(self.layer_norm_eps > 0, "layer_norm_eps", "a positive number", self.layer_norm_eps)
+        scale = self.layerscale_value
+        _check(scale is None or isinstance(scale, (int, float)), "layerscale_value", "a number or None", scale)
+        _check(isinstance(self.no_embed_class, bool), "no_embed_class", "True or False", self.no_embed_class)
         _check(self.initializer_range >= 0, "initializer_range", "a number of at least 0", self.initializer_range)
         for name in ("hidden_act", "pooler_act"):
             value = getattr(self, name)
@@ -189,13 +197,20 @@ class ViTConfig:
         return self.num_prefix_tokens + self.num_patches
 
     @property
+    def num_prefix_positions(self) -> int:
+        """Rows of the position table before those of the patches."""
+        return 0 if self.no_embed_class else self.num_prefix_tokens
+
+    @property
     def num_params(self) -> int:
         """Parameters of the classifier: the backbone without pooler, and one head per prefix token."""
         width, hidden, patch = self.hidden_size, self.intermediate_size, self.patch_hw[0] * self.patch_hw[1]
-        embeddings = (patch * self.num_channels + 1) * width + (self.num_prefix_tokens + self.num_tokens) * width
+        positions = self.num_prefix_positions + self.num_patches
+        embeddings = (patch * self.num_channels + 1) * width + (self.num_prefix_tokens + positions) * width
         attention = (width + self.qkv_bias) * 3 * width + (width + 1) * width
         mlp = (width + 1) * hidden + (hidden + 1) * width
-        blocks = self.num_hidden_layers * (attention + mlp + 4 * width)
+        scales = 0 if self.layerscale_value is None else 2 * width
+        blocks = self.num_hidden_layers * (attention + mlp + 4 * width + scales)
         heads = self.num_prefix_tokens * (width + 1) * self.num_labels
         return embeddings + blocks + 2 * width + heads
 
@@ -231,6 +246,9 @@ class ViTConfig:
         fields["id2label"] = {str(index): name for index, name in self.id2label.items()}
         fields["label2id"] = dict(self.label2id)
         del fields["num_labels"]
+        for name in ("layerscale_value", "no_embed_class"):  # unknown to transformers, so only where they are on
+            if fields[name] in (None, False):
+                del fields[name]
         return {**self.extra, "model_type": self.model_type, **fields}
 
     @classmethod

@@ -146,7 +146,9 @@ class TokenConcatenation(ConfiguredLayer):
         if self.use_mask_token:
             self.mask_token = self.add_weight(shape=(1, 1, width), initializer="zeros", name="mask_token")
         self.position_embeddings = self.add_weight(
-            shape=(1, self.config.num_tokens, width), initializer=self.normal_initializer(), name="position_embeddings"
+            shape=(1, self.config.num_prefix_positions + self.config.num_patches, width),
+            initializer=self.normal_initializer(),
+            name="position_embeddings",
         )
 
     def call(self, patches, bool_masked_pos=None, grid=None):
@@ -165,15 +167,17 @@ class TokenConcatenation(ConfiguredLayer):
             patches = ops.where(masked, ops.cast(self.mask_token, patches.dtype), patches)
         batch = ops.shape(patches)[0]
         prefix = [ops.broadcast_to(token, (batch, 1, self.config.hidden_size)) for token in self.prefix]
-        tokens = ops.concatenate([*prefix, patches], axis=1)
-        return self.dropout(tokens + self.positions(grid or self.config.grid))
+        positions = self.positions(grid or self.config.grid)
+        if self.config.no_embed_class:
+            return self.dropout(ops.concatenate([*prefix, patches + positions], axis=1))
+        return self.dropout(ops.concatenate([*prefix, patches], axis=1) + positions)
 
     def positions(self, grid: tuple[int, int]):
-        """Returns the position table, (1, T, D), with the patches' part interpolated to `grid` as torch's bicubic."""
+        """Returns the position table, (1, T or N, D), the patches' part interpolated to `grid` as torch's bicubic."""
         table = ops.convert_to_tensor(self.position_embeddings)
         if grid == self.config.grid:
             return table
-        count, (rows, columns) = self.config.num_prefix_tokens, self.config.grid
+        count, (rows, columns) = self.config.num_prefix_positions, self.config.grid
         patches = ops.reshape(ops.cast(table[0, count:], "float32"), (rows, columns, -1))
         vertical = ops.convert_to_tensor(interpolation_matrix(rows, grid[0]), "float32")
         horizontal = ops.convert_to_tensor(interpolation_matrix(columns, grid[1]), "float32")
@@ -280,13 +284,23 @@ class TransformerBlock(ConfiguredLayer):
     def build(self, input_shape):
         for layer in (self.norm1, self.attention, self.norm2, self.mlp):
             layer.build(input_shape)
+        value = self.config.layerscale_value
+        self.layer_scales = [] if value is None else [self.add_layer_scale(i, value) for i in (1, 2)]
+
+    def add_layer_scale(self, number, value):
+        """Returns the variable that scales branch `number`, (D,): LayerScale, Touvron et al. 2021."""
+        initializer = keras.initializers.Constant(value)
+        return self.add_weight(shape=(self.config.hidden_size,), initializer=initializer, name=f"layer_scale{number}")
 
     def call(self, tokens, head_mask=None, output_attentions=False, training=None):
         attended, probabilities = self.attention(
             self.norm1(tokens), head_mask=head_mask, output_attentions=output_attentions, training=training
         )
-        tokens = tokens + self.drop(attended, training)
-        return tokens + self.drop(self.mlp(self.norm2(tokens)), training), probabilities
+        tokens = tokens + self.drop(self.scale(attended, 0), training)
+        return tokens + self.drop(self.scale(self.mlp(self.norm2(tokens)), 1), training), probabilities
+
+    def scale(self, branch, index):
+        return branch * self.layer_scales[index] if self.layer_scales else branch
 
     def drop(self, branch, training):
         """Applies dropout and stochastic depth; `training` is explicit, as `recompute` runs outside Keras' context."""

@@ -216,7 +216,8 @@ class TFAutoModelForImageClassification:
         Raises:
             ValueError: if the model type is not known.
         """
-        config = read_config(find_directory(source))
+        directory = find_directory(source)
+        config = read_config(directory)
         classes = {
             "vit": TFViTForImageClassification,
             "deit": TFDeiTForImageClassificationWithTeacher,
@@ -227,4 +228,4 @@ class TFAutoModelForImageClassification:
         model_class = classes[model_type]
         if config.get("architectures") == ["DeiTForImageClassification"]:
             model_class = TFDeiTForImageClassification
-        return model_class.from_pretrained(source, **options)
+        return model_class.from_pretrained(directory, **options)

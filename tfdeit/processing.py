@@ -334,8 +334,8 @@ def protocol_processor(protocol: str, image_size: int) -> BaseImageProcessor:
     The same DeiT weights are evaluated under four protocols, and an accuracy holds under its own only.
 
     Args:
-        protocol: "fb" (DeiT's paper), "timm", "hf", "mmpretrain" or "vit", see `ProcessorConfig.with_protocol`. All but
-            "vit" (mean and std 0.5) normalise with ImageNet's mean and std.
+        protocol: "fb" (DeiT's paper), "timm", "hf", "mmpretrain", "vit" or "deit3": see
+            `ProcessorConfig.with_protocol`. All but "vit" (mean and std 0.5) normalise with ImageNet's mean and std.
         image_size: Side of the square that the model takes, in pixels.
     """
     if protocol == "vit":

@@ -170,7 +170,8 @@ class ProcessorConfig:
         Args:
             protocol: "fb": short side to 256/224 of the image size, crop. "timm": short side to 1/0.9 of it (from 384
                 pixels on: to it), crop. "hf": squash to 256/224 of it, crop. "mmpretrain": as "fb" (from 384
-                pixels on: squash to it). "vit": squash to it, bilinear. The others are bicubic.
+                pixels on: squash to it). "vit": squash to it, bilinear. "deit3" (DeiT III): short side to it, crop.
+                All but "vit" are bicubic.
             image_size: Side of the square that the model takes, in pixels.
         """
         protocols = _protocols(image_size)
@@ -283,6 +284,7 @@ def _protocols(size):
         "hf": {**bicubic, "size": enlarged, "crop_rounding": "floor"},
         "mmpretrain": {**squash, "resample": 3} if size >= 384 else fb,
         "vit": {**squash, "resample": 2},
+        "deit3": {**torchvision, "size": {"shortest_edge": size}},
     }
 
 

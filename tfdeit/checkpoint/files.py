@@ -16,14 +16,20 @@ import numpy as np
 import safetensors.numpy
 
 from tfdeit.checkpoint import CheckpointError, listing
+from tfdeit.checkpoint.hub import fetch
 from tfdeit.checkpoint.readers import Array, read_weights
-from tfdeit.checkpoint.rules import Rule, from_keras, hugging_face, to_keras
+from tfdeit.checkpoint.rules import TOKEN, Rule, expand, from_keras, hugging_face, to_keras
 from tfdeit.config import ViTConfig, read_config
 from tfdeit.resample import resize_positions
 
 CLASSIFIERS = {"classifier", "cls_classifier", "distillation_classifier"}
 # The parts that a model may have and a file lack, or the reverse: where transformers' models of one backbone differ.
 OPTIONAL = CLASSIFIERS | {"pooler", "decoder", "mask_token"}
+
+# LayerScale has no names in transformers' ViT: these are those of its DINOv2, whose blocks have the same names.
+LAYER_SCALES = [
+    (TOKEN, f"block_{{i}}/layer_scale{number}", f"encoder.layer.{{i}}.layer_scale{number}.lambda1") for number in (1, 2)
+]
 
 
 def load_pretrained(
@@ -42,8 +48,8 @@ def load_pretrained(
 
     Args:
         model_class: one of the classes of `tfdeit.models`.
-        source: a directory that holds config.json and weights (`readers.read_weights`), or the name of an embedded
-            checkpoint.
+        source: what `find_directory` takes: a directory that holds config.json and weights (`readers.read_weights`),
+            or a name.
         dtype: dtype policy of the model ("bfloat16", "mixed_float16", ...), whatever the file's; None means Keras'
             global policy, float32 unless set.
         ignore_mismatched_sizes: whether variables of another shape in the file are newly initialised, not an error.
@@ -64,13 +70,13 @@ def load_pretrained(
     arrays = read_weights(directory)
     model = model_class(config, dtype=dtype, **model_options)
     variables = named_variables(model)
-    rules = hugging_face(config, _prefix(config, "/", variables), _prefix(config, ".", arrays))
+    rules = _rules(config, _prefix(config, "/", variables), _prefix(config, ".", arrays))
 
     relabelled = overrides.keys() & {"num_labels", "id2label"}
     resizable = {name for name in variables if ignore_mismatched_sizes or (relabelled and _parts(name) & CLASSIFIERS)}
     shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
     positions = next(name for name in variables if "position_embeddings" in _parts(name))
-    shapes[positions] = (1, stored.num_tokens, config.hidden_size)  # before interpolation
+    shapes[positions] = (1, stored.num_prefix_positions + stored.num_patches, config.hidden_size)  # as stored
     fit = _compare(shapes, arrays, rules, _own_rules(model), resizable)
     if any(fit.problems.values()):
         raise CheckpointError(_describe_problems(fit, model_class, directory))
@@ -87,6 +93,9 @@ def load_pretrained(
 
 def save_pretrained(model: keras.Model, directory: str | os.PathLike, *, dtype: str | None = None):
     """Writes config.json and model.safetensors under the names of the hub, so that transformers loads them.
+
+    transformers' ViT and DeiT have neither LayerScale nor a position table without class token: models with these
+    (DeiT III) are for this library only, the former under the names `LAYER_SCALES`.
 
     Each file is complete or not there: both are written under temporary names first.
 
@@ -123,10 +132,10 @@ def save_pretrained(model: keras.Model, directory: str | os.PathLike, *, dtype: 
 
 
 def find_directory(source: str | os.PathLike) -> Path:
-    """Returns the directory that `source` names: a path, or else the name of an embedded checkpoint.
+    """Returns the directory that `source` names: a path; or the name of an embedded checkpoint; or one to download.
 
     Raises:
-        CheckpointError: if there is none.
+        CheckpointError: if there is none, or it cannot be downloaded.
     """
     if Path(source).is_dir():
         return Path(source)
@@ -134,12 +143,25 @@ def find_directory(source: str | os.PathLike) -> Path:
     embedded = {path.parent.name: path.parent for path in folder.glob("*/config.json")}
     if str(source) in embedded:
         return embedded[str(source)]
-    received = "a file; pass its directory" if Path(source).is_file() else "no directory of that name"
+    if Path(source).is_file():
+        raise CheckpointError(
+            f"Expected the directory of a checkpoint. Received: the file {source}; pass its directory."
+        )
+    try:
+        path = fetch(str(source))
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(
+            "Expected the directory of a checkpoint (config.json with model.safetensors or pytorch_model.bin, "
+            f"preprocessor_config.json), the name of an embedded one ({listing(embedded) or 'there is none'}), "
+            f"of the zoo, or the id of a repository on the hub. Received: {source!r}. {error}"
+        ) from error
+    if path.is_dir():
+        return path
     raise CheckpointError(
-        "Expected the directory of a checkpoint (config.json with model.safetensors or pytorch_model.bin, "
-        "preprocessor_config.json), or the name of an embedded one "
-        f"({listing(embedded) or 'there is none'}). Received: {str(source)!r}, {received}. "
-        "Download a checkpoint of a hub first, and pass its directory."
+        f"Expected a checkpoint in the format of the hub. Received: {source!r}, which is published in another, that is "
+        f"not read yet. Its file is at {path}."
     )
 
 
@@ -195,7 +217,11 @@ def _prefix(config: ViTConfig, separator: str, names: Iterable[str]) -> str:
 def _own_rules(model: keras.Model) -> dict[str, Rule]:
     """Returns the rules of the names under which the model itself is saved."""
     prefix = _prefix(model.config, "/", named_variables(model))
-    return hugging_face(model.config, prefix, prefix.replace("/", "."))
+    return _rules(model.config, prefix, prefix.replace("/", "."))
+
+
+def _rules(config: ViTConfig, ours: str, theirs: str) -> dict[str, Rule]:
+    return hugging_face(config, ours, theirs) | expand(LAYER_SCALES, config.num_hidden_layers, ours, theirs)
 
 
 def _compare(
@@ -269,7 +295,7 @@ def _describe_differences(fit: _Fit, model_class: type[keras.Model], directory: 
 
 def _interpolate_positions(table: np.ndarray, stored: ViTConfig, config: ViTConfig) -> np.ndarray:
     """Returns a position table (1, T, D) with its patches' part fitted to `config`'s grid."""
-    prefix, patches = np.split(table[0], [stored.num_prefix_tokens])
+    prefix, patches = np.split(table[0], [stored.num_prefix_positions])
     patches = resize_positions(patches.reshape(*stored.grid, -1), config.grid, kernel="torch")
     return np.concatenate([prefix, patches.reshape(config.num_patches, -1)])[None]
 

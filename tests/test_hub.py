@@ -1,0 +1,279 @@
+"""Checkpoints by name, from a hub on this machine."""
+
+import importlib.resources
+import json
+import sys
+
+import keras
+import numpy as np
+import pytest
+from web import Server
+
+import tfdeit
+from tfdeit import zoo
+from tfdeit.checkpoint import CheckpointError, download
+from tfdeit.checkpoint.files import find_directory
+from tfdeit.checkpoint.hub import fetch
+
+huggingface_hub = pytest.importorskip("huggingface_hub", reason="pip install tfdeit[hub]")
+
+TINY = "facebook/deit-tiny-distilled-patch16-224"
+MICRO = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "image_size": 32,
+    "patch_size": 8,
+    "num_labels": 5,
+}
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    with Server() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("TFDEIT_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_PROGRESS_BARS", True)
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    def go():
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    return go
+
+
+def publish(hub, hub_id, files):
+    for name, content in files.items():
+        for revision in ("main", "c" * 40):
+            hub.files[f"/{hub_id}/resolve/{revision}/{name}"] = content
+
+
+@pytest.fixture(scope="module")
+def micro(tmp_path_factory):
+    """Our own files of a small model, and the model."""
+    folder = tmp_path_factory.mktemp("micro")
+    model = tfdeit.TFDeiTForImageClassificationWithTeacher(tfdeit.DeiTConfig(**MICRO, initializer_range=0.5))
+    model.save_pretrained(folder)
+    tfdeit.DeiTImageProcessor(size=36, crop_size=32).save_pretrained(folder)
+    return model, {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def fetched(hub):
+    return [path.rpartition("/")[2] for method, path, _ in hub.requests if method == "GET" and "/resolve/" in path]
+
+
+def test_any_name_of_a_row_loads_from_the_hub(hub, micro, rng):
+    model, files = micro
+    publish(hub, TINY, {**files, "tf_model.h5": b"", "pytorch_model.bin": b"", "README.md": b""})
+    pixel_values = rng.normal(size=(1, 32, 32, 3)).astype("float32")
+    for name in zoo.find(TINY).names[:3]:
+        loaded = tfdeit.TFDeiTForImageClassificationWithTeacher.from_pretrained(name)
+        np.testing.assert_array_equal(loaded(pixel_values).logits, model(pixel_values).logits)
+        assert tfdeit.AutoImageProcessor.from_pretrained(name).crop_size == {"height": 32, "width": 32}
+    assert sorted(fetched(hub)) == ["config.json", "model.safetensors", "preprocessor_config.json"]
+
+
+def test_repositories_that_are_not_in_the_zoo(hub, micro):
+    publish(hub, "someone/my.net-1", micro[1])
+    directory = fetch("someone/my.net-1")
+    assert {path.name: path.read_bytes() for path in directory.iterdir()} == micro[1]
+    assert find_directory("someone/my.net-1") == directory
+
+
+def test_pickled_and_sharded_weights(hub):
+    publish(hub, TINY, {"config.json": b"{}", "pytorch_model.bin": b"pickle"})
+    assert sorted(path.name for path in fetch(TINY).iterdir()) == ["config.json", "pytorch_model.bin"]
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors", "c": "model-1.safetensors"}}
+    shards = {"model-1.safetensors": b"1", "model-2.safetensors": b"2"}
+    files = {"config.json": b"{}", "model.safetensors.index.json": json.dumps(index).encode(), **shards}
+    publish(hub, "someone/large", files)
+    assert {path.name: path.read_bytes() for path in fetch("someone/large").iterdir()} == files
+
+
+def test_the_token_is_sent(hub, micro, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    publish(hub, TINY, micro[1])
+    fetch(TINY)
+    sent = [headers.get("authorization") for method, path, headers in hub.requests if "/resolve/" in path]
+    assert set(sent) == {"Bearer hf_secret"}
+
+
+@pytest.mark.parametrize("index", [b"", b"[]", b"{}", b'{"weight_map": 3}', b'{"weight_map": {"a": "../../../x"}}'])
+def test_damaged_index(hub, index):
+    publish(hub, "someone/large", {"config.json": b"{}", "model.safetensors.index.json": index})
+    with pytest.raises(CheckpointError, match="Expected a repository 'someone/large' on the hub, in order"):
+        fetch("someone/large")
+
+
+def test_invalid_id(hub):
+    with pytest.raises(CheckpointError, match="Expected a repository 'a--b/c' on the hub, in order"):
+        fetch("a--b/c")
+    assert hub.requests == []
+
+
+def test_offline_the_cache_is_enough(hub, micro, offline):
+    files = {name: content for name, content in micro[1].items() if name != "preprocessor_config.json"}
+    publish(hub, TINY, files)
+    directory = fetch(TINY)
+    count = len(hub.requests)
+    offline()
+    assert fetch(TINY) == directory
+    assert len(hub.requests) == count
+
+
+def test_offline_without_cache_says_what_to_put_where(hub, offline):
+    offline()
+    with pytest.raises(CheckpointError) as error:
+        tfdeit.TFDeiTModel.from_pretrained(TINY)
+    files = f"config.json, preprocessor_config.json and model.safetensors of {hub.url}/{TINY}/tree/main"
+    assert f"put {files} into a directory, and pass that" in str(error.value)
+
+
+def test_a_cache_without_weights_is_not_enough(hub, micro, offline):
+    publish(hub, TINY, micro[1])
+    huggingface_hub.hf_hub_download(TINY, "config.json", endpoint=hub.url)
+    offline()
+    with pytest.raises(CheckpointError, match="in the cache of the hub, or a network"):
+        fetch(TINY)
+
+
+def test_a_broken_connection_is_resumed(hub, micro, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    publish(hub, TINY, micro[1])
+    hub.mischief = [None, "drop"]
+    directory = fetch(TINY)
+    assert (directory / "model.safetensors").read_bytes() == micro[1]["model.safetensors"]
+
+
+def test_what_is_not_there(hub):
+    with pytest.raises(CheckpointError, match="'x/no-such-model', which is none, or is private and needs a token"):
+        find_directory("x/no-such-model")
+    publish(hub, TINY, {"config.json": b"{}"})
+    with pytest.raises(CheckpointError, match=r"Expected config\.json and model\.safetensors or pytorch_model\.bin in"):
+        fetch(TINY)
+    for name in ("deit_tiny", "a/b/c", "../hub", "/net", "x/y z", "https://example.com/net.pth"):
+        with pytest.raises(ValueError, match="Expected the name of a checkpoint of the zoo"):
+            fetch(name)
+        with pytest.raises(CheckpointError, match="Expected the directory of a checkpoint"):
+            find_directory(name)
+
+
+def test_errors_of_the_server(hub, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    publish(hub, TINY, {"config.json": b"{}", "model.safetensors": b"x"})
+    hub.mischief = [403] * 9
+    with pytest.raises(CheckpointError, match="Expected to download"):
+        fetch(TINY)
+
+
+def test_without_huggingface_hub(hub, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(CheckpointError, match=r"pip install tfdeit\[hub\]"):
+        fetch(TINY)
+
+
+def test_publishers_files(hub, tmp_path, monkeypatch):
+    """A row's own file by its URL or file name, and rows that have nothing else."""
+    calls = []
+    (tmp_path / "net.pth").write_bytes(b"x")
+    monkeypatch.setattr("tfdeit.checkpoint.hub.download", lambda *args: calls.append(args) or tmp_path / "net.pth")
+    row = zoo.find("deit_tiny_patch16_224")
+    for name in row.file_names:
+        assert fetch(name) == tmp_path / "net.pth"
+    assert calls == [(row.url, "a1311bcf")] * 2
+    row = zoo.find("deit-tiny_4xb256_in1k")
+    fetch(row.name)
+    assert calls[-1] == (row.url, "13b382a0")
+    with pytest.raises(CheckpointError, match=r"not read yet\. Its file is at .*net\.pth"):
+        find_directory("deit3_small_patch16_224")
+
+
+def test_download_is_the_real_one():
+    assert fetch.__globals__["download"] is download.download
+
+
+# By name, in the manner of MMPretrain.
+
+
+def test_models_by_name(hub, micro, photos_dir):
+    model, files = micro
+    publish(hub, TINY, files)
+    answer = tfdeit.inference_model(TINY, photos_dir / "cat.png")
+    processor = tfdeit.DeiTImageProcessor(size=36, crop_size=32)
+    logits = model(processor(photos_dir / "cat.png").pixel_values).logits
+    scores = np.asarray(keras.ops.softmax(logits))[0]
+    np.testing.assert_allclose(answer["pred_scores"], scores, atol=1e-6)
+    label = int(scores.argmax())
+    assert (answer["pred_label"], answer["pred_class"]) == (label, f"LABEL_{label}")
+    assert answer["pred_score"] == pytest.approx(scores.max(), abs=1e-6)
+    loaded = tfdeit.get_model(TINY, id2label=["a", "b", "c", "d", "e"])
+    again = tfdeit.inference_model(loaded, photos_dir / "cat.png")
+    assert again["pred_class"] == "abcde"[again["pred_label"]]
+
+
+def test_backbones_by_name(hub, tmp_path, photos_dir):
+    tfdeit.TFViTModel(tfdeit.ViTConfig(**MICRO)).save_pretrained(tmp_path / "in21k")
+    hub_id = "google/vit-base-patch16-224-in21k"
+    publish(hub, hub_id, {path.name: path.read_bytes() for path in (tmp_path / "in21k").iterdir()})
+    model = tfdeit.get_model("vit_base_patch16_224_in21k")
+    assert type(model) is tfdeit.TFViTModel
+    assert model.image_processor is None
+    with pytest.raises(ValueError, match="Expected an image processor"):
+        tfdeit.inference_model(model, photos_dir / "cat.png")
+    with pytest.raises(ValueError, match="Expected a classifier. Received: a TFViTModel; see its extract_feat"):
+        tfdeit.inference_model(model, photos_dir / "cat.png", tfdeit.ViTImageProcessor(size=32))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "size"),
+    [
+        ("deit_small_patch16_224", tfdeit.TFViTForImageClassification, {"height": 256, "width": 256}),
+        ("facebook/deit-tiny-distilled-patch16-224", tfdeit.TFDeiTForImageClassificationWithTeacher, None),
+        ("vit_base_patch32_224_in21k", tfdeit.TFViTModel, {"height": 224, "width": 224}),
+        ("deit_3_small_224_21k", tfdeit.TFViTForImageClassification, {"shortest_edge": 224}),
+    ],
+)
+def test_random_models(name, expected, size):
+    model = tfdeit.get_model(name, pretrained=False, num_hidden_layers=1, hidden_size=48, intermediate_size=8)
+    assert type(model) is expected
+    assert model.config.num_hidden_layers == 1
+    assert size is None or model.image_processor.size == size
+
+
+def test_random_models_are_of_the_zoo_only():
+    with pytest.raises(ValueError, match="Expected the name of a checkpoint of the zoo"):
+        tfdeit.get_model("deit_micro_cifar10", pretrained=False)
+
+
+def test_embedded_checkpoints_by_name(micro, tmp_path, monkeypatch, photos_dir):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for name, content in micro[1].items():
+        (folder / name).write_bytes(content)
+    monkeypatch.setattr(importlib.resources, "files", lambda package: tmp_path)
+    assert 0 <= tfdeit.inference_model("own", photos_dir / "cat.png")["pred_label"] < 5
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [tfdeit.TFViTModel, tfdeit.TFViTForImageClassification, tfdeit.TFDeiTForImageClassificationWithTeacher],
+)
+def test_features(cls, rng):
+    model = cls(cls.config_class(**MICRO))
+    pixel_values = rng.normal(size=(2, 32, 32, 3)).astype("float32")
+    tokens = getattr(model, "backbone", model)(pixel_values).last_hidden_state
+    features = model.extract_feat(pixel_values)
+    assert isinstance(features, tuple)
+    assert len(features) == 1
+    if cls.config_class is tfdeit.DeiTConfig:
+        cls_token, dist_token = features[-1]
+        np.testing.assert_array_equal(dist_token, tokens[:, 1])
+    else:
+        cls_token = features[-1]
+    np.testing.assert_array_equal(cls_token, tokens[:, 0])

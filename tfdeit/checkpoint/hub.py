@@ -1,0 +1,111 @@
+"""Published checkpoints by name: from the Hugging Face hub, or from their publishers' servers."""
+
+import contextlib
+import functools
+import json
+import os
+import re
+from pathlib import Path
+
+from tfdeit import zoo
+from tfdeit.checkpoint import CheckpointError
+from tfdeit.checkpoint.download import download
+
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in order of preference; either may be sharded
+
+
+def fetch(name: str) -> Path:
+    """Downloads a checkpoint, unless it is in the cache.
+
+    Args:
+        name: a name of the zoo (`zoo.find`), or the id of any repository on the hub. A row's `url` or file name stands
+            for its publisher's file, its other names for the repository on the hub if it has one.
+
+    Returns:
+        The directory with config.json, weights and, if published, preprocessor_config.json; or the publisher's file.
+
+    Raises:
+        CheckpointError: if it cannot be had; the message says what to put where by hand.
+        ValueError: if there is no such name.
+    """
+    try:
+        row = zoo.find(name)
+    except ValueError:
+        if HUB_ID.fullmatch(name):
+            return _fetch_repository(name)
+        raise
+    if row.hub_id and name not in row.file_names:
+        return _fetch_repository(row.hub_id)
+    return download(row.url, row.sha256)
+
+
+def _fetch_repository(hub_id: str) -> Path:
+    try:
+        from huggingface_hub import errors
+    except ImportError as error:
+        raise CheckpointError(
+            f"Expected a directory, or huggingface_hub to download {hub_id!r}. Received: neither. pip install "
+            f"tfdeit[hub]; or put {_files(hub_id)} into a directory, and pass that."
+        ) from error
+    try:
+        return _fetch_files(hub_id)
+    except errors.GatedRepoError as error:
+        reason = "access has to be asked for on its page, and a token (HF_TOKEN) given"
+        raise CheckpointError(f"Expected to read {hub_id} on the hub. Received: {reason}.") from error
+    except errors.RepositoryNotFoundError as error:
+        raise CheckpointError(
+            "Expected a directory, a name of the zoo (`tfdeit list`), or a repository on the hub. Received: "
+            f"{hub_id!r}, which is none, or is private and needs a token (HF_TOKEN)."
+        ) from error
+    except errors.LocalEntryNotFoundError as error:  # offline, by choice or not
+        raise CheckpointError(
+            f"Expected a directory, {hub_id!r} in the cache of the hub, or a network. Received: "
+            f"{error.__cause__ or error} Without a network, put {_files(hub_id)} into a directory, and pass that."
+        ) from error
+    except errors.EntryNotFoundError as error:
+        raise CheckpointError(
+            f"Expected config.json and {' or '.join(WEIGHTS)} in {hub_id} on the hub. Received: {error}"
+        ) from error
+    except (OSError, errors.HfHubHTTPError.__base__) as error:  # the latter is of the HTTP library that it uses
+        raise CheckpointError(
+            f"Expected to download {hub_id}. Received: {error}. Run again to go on where it stopped; HF_HOME says "
+            "where it is stored."
+        ) from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # an id or an index of shards that is none
+        raise CheckpointError(f"Expected a repository {hub_id!r} on the hub, in order. Received: {error}.") from error
+
+
+def _fetch_files(hub_id: str) -> Path:
+    """Downloads the files of one commit, and no others than are read; raises what huggingface_hub does."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    endpoint = os.environ.get("HF_ENDPOINT")  # huggingface_hub itself reads it once, when it is imported
+    folder = Path(hf_hub_download(hub_id, "config.json", endpoint=endpoint)).parent  # named after the commit
+    get = functools.partial(hf_hub_download, hub_id, revision=folder.name, endpoint=endpoint)
+    candidates = [file for name in WEIGHTS for file in (name, f"{name}.index.json")]
+    look_up = functools.partial(try_to_load_from_cache, hub_id, revision=folder.name)
+    cached = [file for file in candidates if isinstance(look_up(file), str)]
+    for file in cached or candidates:
+        try:
+            path = Path(get(file))
+            break
+        except LocalEntryNotFoundError:  # no network: the next would not be found either
+            raise
+        except EntryNotFoundError as error:
+            missing = error
+    else:
+        raise missing
+    if path.suffix == ".json":
+        for shard in sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())):
+            get(shard)
+    if look_up("preprocessor_config.json") is None:  # neither cached nor known to be missing
+        with contextlib.suppress(EntryNotFoundError):
+            get("preprocessor_config.json")
+    return folder
+
+
+def _files(hub_id: str) -> str:
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    return f"config.json, preprocessor_config.json and {WEIGHTS[0]} of {endpoint}/{hub_id}/tree/main"

@@ -1,0 +1,91 @@
+"""Models and predictions by name, in the manner of MMPretrain."""
+
+import os
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from tfdeit import models, zoo
+from tfdeit.backbone import PretrainedModel, TFViTModel
+from tfdeit.checkpoint.files import find_directory
+from tfdeit.config import DeiTConfig, ViTConfig, read_config
+from tfdeit.processing import AutoImageProcessor, BaseImageProcessor, protocol_processor
+from tfdeit.processor_config import CONFIG_NAME
+
+
+def get_model(name: str | os.PathLike, pretrained: bool = True, **options) -> PretrainedModel:
+    """Builds a published model.
+
+    Args:
+        name: a name of the zoo; with `pretrained` also anything else that `from_pretrained` takes.
+        pretrained: whether to load the weights, downloading them if need be; they are random otherwise.
+        **options: those of `from_pretrained`; without `pretrained`, fields of the config.
+
+    Returns:
+        The model: a classifier, or a backbone where no classes were published. Its attribute `image_processor` is the
+        checkpoint's, or None.
+
+    Raises:
+        CheckpointError: if the weights cannot be had, or do not fit.
+        ValueError: if there is no such name.
+    """
+    if not pretrained:
+        row = zoo.find(str(name))
+        config = row.config(**options)
+        model = _choose_class(config)(config)
+        model.image_processor = protocol_processor(row.protocol, config.image_hw[0])
+        return model
+    directory = find_directory(name)
+    if read_config(directory).get("architectures") == ["ViTModel"]:
+        model = TFViTModel.from_pretrained(directory, **options)
+    else:
+        model = models.TFAutoModelForImageClassification.from_pretrained(directory, **options)
+    has_processor = (directory / CONFIG_NAME).is_file()
+    model.image_processor = AutoImageProcessor.from_pretrained(directory) if has_processor else None
+    return model
+
+
+def _choose_class(config: ViTConfig) -> type[PretrainedModel]:
+    if config.num_labels == 0:
+        return TFViTModel
+    if isinstance(config, DeiTConfig):
+        return models.TFDeiTForImageClassificationWithTeacher
+    return models.TFViTForImageClassification
+
+
+def inference_model(
+    model: str | os.PathLike | PretrainedModel, image: Any, processor: BaseImageProcessor | None = None
+) -> dict[str, Any]:
+    """Classifies one image.
+
+    Args:
+        model: a name that `get_model` takes; or a classifier, which is faster for more than one image.
+        image: what image processors take: a path, bytes, a PIL image, or an array (H, W, 3).
+        processor: the checkpoint's image processor; None means that of a model from `get_model`.
+
+    Returns:
+        pred_scores, the (C,) float32 probabilities; and of the most probable class pred_label, its index, pred_score,
+        its probability, and pred_class, its name.
+
+    Raises:
+        ValueError: if the model has no classes, or no image processor is known.
+    """
+    model = model if isinstance(model, PretrainedModel) else get_model(model)
+    processor = processor or getattr(model, "image_processor", None)
+    if processor is None:
+        raise ValueError(
+            f"Expected an image processor, or a model from get_model whose checkpoint has one. Received: a "
+            f"{type(model).__name__} without. Pass processor=AutoImageProcessor.from_pretrained(...)."
+        )
+    outputs = model(processor(image, return_tensors="np").pixel_values)
+    if not hasattr(outputs, "logits") or model.config.num_labels == 0:
+        raise ValueError(f"Expected a classifier. Received: a {type(model).__name__}; see its extract_feat.")
+    scores = ops.convert_to_numpy(ops.softmax(ops.cast(outputs.logits[0], "float32")))
+    label = int(np.argmax(scores))
+    return {
+        "pred_scores": scores,
+        "pred_label": label,
+        "pred_score": float(scores[label]),
+        "pred_class": model.config.id2label[label],
+    }
