@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tfdeit.checkpoint import CheckpointError
-from tfdeit.checkpoint.readers import read_torch, read_torch_state_dict
+from tfdeit.checkpoint.torch_files import read_torch, read_torch_state_dict
 
 SIX = np.arange(6, dtype="<f4")
 
@@ -131,12 +131,6 @@ def test_containers_around_a_state_dict(torch, path):
     assert received == {"epoch": 3, "args": (1.5, None, [True])}
     with pytest.raises(CheckpointError, match="top-level keys args, epoch, model; .*Save the state dict alone"):
         read_torch_state_dict(path)
-
-
-def test_legacy_torch_format_says_what_to_do(torch, path):
-    torch.save({"a": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
-    with pytest.raises(CheckpointError, match=r"before 1\.6.*torch\.save\(torch\.load"):
-        read_torch(path)
 
 
 def test_file_without_checksums(torch, path):
