@@ -12,6 +12,7 @@ ROWS = [
     {"checkpoint", "layers", "outputs"},
     {"backbone", "processor_config"},
     {"models", "processing"},
+    {"parity"},
     {"cli"},
 ]
 ROW_OF = {module: number for number, row in enumerate(ROWS) for module in row}

@@ -29,6 +29,7 @@ _MODULES = {
         "ViTImageProcessorFast",
     ],
     "checkpoint": ["CheckpointError"],
+    "checkpoint.port": ["port"],
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

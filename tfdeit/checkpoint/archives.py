@@ -14,6 +14,7 @@ from tfdeit.checkpoint import DAMAGED, CheckpointError
 # All that zipfile, pickletools, numpy, h5py and our own readers raise on bytes that make no sense.
 FAULTS = (
     *(zipfile.BadZipFile, struct.error, zlib.error, OSError, EOFError, RuntimeError, MemoryError, SyntaxError),
+    SystemError,  # h5py's, for names that are no text
     *(ValueError, TypeError, LookupError, ArithmeticError, AttributeError),
 )
 

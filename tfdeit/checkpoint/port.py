@@ -31,7 +31,7 @@ from tfdeit.checkpoint.readers import read_any
 from tfdeit.checkpoint.rules import Rule, cast_finite, from_keras, interpolate_positions
 from tfdeit.checkpoint.torch_files import write_torch
 from tfdeit.checkpoint.writers import complete_file, write_directory, write_safetensors
-from tfdeit.config import CONFIG_CLASSES, ViTConfig
+from tfdeit.config import ViTConfig
 
 _TORCH = (".pth", ".pt", ".bin")
 PROVENANCE = "tfdeit_provenance"
@@ -181,8 +181,8 @@ def open_source(source: str | os.PathLike, **overrides) -> Source:
             sizes = {name: overrides.get(name) for name in ("image_size", "num_attention_heads")}
             stored = derive_config(match, arrays, **sizes)
         else:
-            stored = CONFIG_CLASSES[values.get("model_type", match.config_class.model_type)].from_dict(values)
-    except (ValueError, TypeError, KeyError) as error:
+            stored = match.config_class.from_dict(values)
+    except (ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     config = stored.replace(**overrides)
     rules = format_rules(match.format, stored, match.prefix)
@@ -300,7 +300,11 @@ def weight_files(path: Path) -> list[Path]:
 
 def sha256(path: Path) -> str:
     """Returns the checksum of a file, in hexadecimal."""
-    return hashlib.sha256(np.memmap(path, np.uint8, "r")).hexdigest()
+    checksum = hashlib.sha256()
+    with open(path, "rb") as file:  # not mapped: the file may be already, and its pages would count twice
+        while part := file.read(2**20):
+            checksum.update(part)
+    return checksum.hexdigest()
 
 
 def _check_size(path: Path, arrays: Mapping[str, Array]):
