@@ -13,7 +13,7 @@ ROWS = [
     {"checkpoint"},
     {"backbone", "processor_config"},
     {"models", "processing"},
-    {"inference"},
+    {"inference", "parity"},
     {"cli"},
 ]
 ROW_OF = {module: number for number, row in enumerate(ROWS) for module in row}

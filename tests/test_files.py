@@ -16,7 +16,7 @@ import safetensors
 import safetensors.numpy
 
 import tfdeit
-from tfdeit.checkpoint import CheckpointError
+from tfdeit.checkpoint import CheckpointError, writers
 from tfdeit.checkpoint.files import find_directory, named_variables
 
 MICRO = {
@@ -451,12 +451,12 @@ def test_crash_while_saving_keeps_the_old_files(saved, monkeypatch):
     before = {file.name: file.read_bytes() for file in directory.iterdir()}
     other = tfdeit.TFDeiTForImageClassification(model.config)
 
-    def crash(tensors, path, metadata):
+    def crash(path, tensors, metadata, advance):
         path.write_bytes(b"half a file")
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(safetensors.numpy, "save_file", crash)
+        patch.setattr(writers, "write_safetensors", crash)
         with pytest.raises(OSError, match="disk full"):
             other.save_pretrained(directory)
     assert {file.name: file.read_bytes() for file in directory.iterdir()} == before

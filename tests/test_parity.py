@@ -1,11 +1,34 @@
 """The models against transformers with random weights: the same photo, processor, checkpoint; within 1e-4."""
 
+import hashlib
+import json
+import sys
+
 import numpy as np
 import pytest
-from oracles import BASE, LARGE, MICRO, SMALL, TINY, answer, largest_difference, random_model, saved, transformers
+import references
+import safetensors.numpy
+from oracles import (
+    BASE,
+    LARGE,
+    MICRO,
+    SMALL,
+    TINY,
+    answer,
+    largest_difference,
+    random_model,
+    saved,
+    torch,
+    transformers,
+)
 from PIL import Image
+from references import random_tensors, torch_shapes
+from safetensors.numpy import save_file
 
 import tfdeit
+from tfdeit.checkpoint.port import port
+from tfdeit.cli import main
+from tfdeit.parity import NoOracle, table, verify, write_report
 
 TOLERANCE = 1e-4
 IMAGENET = {"num_labels": 1000}
@@ -135,3 +158,84 @@ def test_labels_give_the_loss(tmp_path, rng):
     losses = ours(pixel_values, labels=labels).loss
     assert losses.shape == (3,)
     assert abs(float(np.mean(losses)) - expected) <= 1e-5
+
+
+# The report of `tfdeit port --verify`.
+
+CLASSES = [
+    *("ViTModel", "ViTForImageClassification", "ViTForMaskedImageModeling", "DeiTModel"),
+    *("DeiTForImageClassification", "DeiTForImageClassificationWithTeacher", "DeiTForMaskedImageModeling"),
+]
+
+
+@pytest.mark.parametrize("class_name", CLASSES)
+def test_ported_checkpoints_equal_transformers(class_name, tmp_path, capsys):
+    saved(random_model(class_name, **MICRO), tmp_path / "theirs")
+    assert (
+        main(["port", str(tmp_path / "theirs"), "-o", str(tmp_path / "out.weights.h5"), "--to", "keras", "--verify"])
+        == 0
+    )
+    report = json.loads((tmp_path / "out.weights.h5.parity.json").read_text())
+    last = "reconstruction" if "Masked" in class_name else "logits" if "Classification" in class_name else "tokens"
+    assert [*report["max_abs_difference"]] == ["block 0", "block 1", "block 2", last]
+    assert report["passed"]
+    assert max(report["max_abs_difference"].values()) <= 1e-5
+    checksum = hashlib.sha256((tmp_path / "theirs/model.safetensors").read_bytes()).hexdigest()
+    assert report["source"]["sha256"] == {"model.safetensors": checksum}
+    assert report["oracle"] == "transformers"
+    printed = capsys.readouterr().out
+    assert (tmp_path / "out.weights.h5.parity.md").read_text() in printed
+    assert f"| {last} |" in printed
+
+
+def test_state_dict_in_memory_equals_transformers(tmp_path):
+    theirs = random_model("DeiTForImageClassificationWithTeacher", **MICRO)
+    torch.save(theirs.state_dict(), tmp_path / "a.bin")
+    source = port(tmp_path / "a.bin", tmp_path / "out", num_attention_heads=2)
+    report = verify(source, tmp_path / "out")
+    assert report["passed"]
+    assert write_report(report, tmp_path / "out") == tmp_path / "out" / "parity.md"
+
+
+def test_report_finds_a_wrong_weight(tmp_path):
+    source = port(saved(random_model("ViTForImageClassification", **MICRO), tmp_path / "a"), tmp_path / "b")
+    tensors = safetensors.numpy.load_file(tmp_path / "b/model.safetensors")
+    tensors["vit.encoder.layer.1.output.dense.bias"][3] += 0.01
+    safetensors.numpy.save_file(tensors, tmp_path / "b/model.safetensors", metadata={"format": "pt"})
+    report = verify(source, tmp_path / "b")
+    assert not report["passed"]
+    assert report["max_abs_difference"]["block 0"] <= 1e-5
+    assert report["max_abs_difference"]["block 1"] == pytest.approx(0.01, abs=1e-4)
+    assert "NOT equal" in table(report)
+
+
+def test_checkpoint_without_an_oracle(tmp_path, capsys):
+    model = tfdeit.TFViTModel(tfdeit.ViTConfig(**MICRO | {"num_hidden_layers": 0}))
+    model.save(tmp_path / "a.keras")
+    arguments = ["port", str(tmp_path / "a.keras"), "-o", str(tmp_path / "out"), "--verify"]
+    assert main(arguments) == 1
+    assert "not verified: Expected a source in the format of Hugging Face, " in capsys.readouterr().err
+    source = port(
+        saved(random_model("ViTForImageClassification", **MICRO), tmp_path / "b"), tmp_path / "c", num_labels=3
+    )
+    with pytest.raises(NoOracle, match="one that was changed"):
+        verify(source, tmp_path / "c")
+
+
+def test_timm_that_cannot_be_imported(tmp_path, monkeypatch):
+    save_file(random_tensors(torch_shapes(references.TIMM, False)), tmp_path / "a.safetensors")
+    source = port(tmp_path / "a.safetensors", tmp_path / "out", **references.OVERRIDES)
+    monkeypatch.setitem(sys.modules, "timm.models", None)
+    with pytest.raises(NoOracle, match=r"Expected timm.models to be installed"):
+        verify(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("distilled", [False, True])
+def test_ported_checkpoints_equal_timm(tmp_path, distilled):
+    try:
+        import timm.models  # noqa: F401
+    except Exception as error:  # torchvision, which it imports, breaks in many ways
+        pytest.skip(f"timm cannot be imported: {error}")
+    save_file(random_tensors(torch_shapes(references.TIMM, distilled)), tmp_path / "a.safetensors")
+    source = port(tmp_path / "a.safetensors", tmp_path / "out", **references.OVERRIDES)
+    assert verify(source, tmp_path / "out")["passed"]

@@ -91,7 +91,8 @@ def test_order_of_preference(tmp_path):
     [
         ([], "Expected model.safetensors.* or pytorch_model.bin.*Received: nothing"),
         (["config.json", "weights.npz"], "Received: config.json, weights.npz"),
-        (["tf_model.h5"], "tf_model.h5. TensorFlow and Flax weights are not read"),
+        (["tf_model.h5"], "tf_model.h5. Convert the TensorFlow weights: tfdeit port .* -o OUT"),
+        (["flax_model.msgpack"], "Flax weights are not read"),
     ],
 )
 def test_directory_without_weights(tmp_path, present, message):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tfdeit.checkpoint import CheckpointError
-from tfdeit.checkpoint.readers import read_torch, read_torch_state_dict
+from tfdeit.checkpoint.torch_files import LEGACY_MAGIC, read_torch, read_torch_state_dict
 
 SIX = np.arange(6, dtype="<f4")
 
@@ -133,12 +133,6 @@ def test_containers_around_a_state_dict(torch, path):
         read_torch_state_dict(path)
 
 
-def test_legacy_torch_format_says_what_to_do(torch, path):
-    torch.save({"a": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
-    with pytest.raises(CheckpointError, match=r"before 1\.6.*torch\.save\(torch\.load"):
-        read_torch(path)
-
-
 def test_file_without_checksums(torch, path):
     torch.serialization.set_crc32_options(False)
     try:
@@ -171,6 +165,44 @@ def test_no_code_runs(path, tmp_path, function, protocol):
     assert not sentinel.exists()
     pickle.loads(payload)  # the exploit is a live one
     assert sentinel.exists()
+
+
+ONE_KEY = b"]" + literal("0") + b"a"
+SIX_COUNTED = (6).to_bytes(8, "little") + SIX.tobytes()
+
+
+def legacy(body, keys=ONE_KEY, data=SIX_COUNTED, version=1001):
+    """A file of torch before 1.6, of the opcodes `body`."""
+    header = [literal(version), literal({"protocol_version": 1001, "little_endian": True})]
+    return LEGACY_MAGIC + b"".join(b"\x80\x02" + part + b"." for part in (*header, body, keys)) + data
+
+
+def test_legacy_file_by_hand(path):
+    path.write_bytes(legacy(tensor()))
+    np.testing.assert_array_equal(read_torch(path), SIX.reshape(2, 3))
+    assert isinstance(read_torch(path).base.base, np.memmap)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (legacy(named("os", "system") + literal(("true",)) + b"R"), "global 'os.system'; nothing was executed"),
+        (legacy(literal(1), keys=named("builtins", "eval")), "global 'builtins.eval'; nothing was executed"),
+        (legacy(tensor(), keys=tensor()), "Expected no storage in this part"),
+        (legacy(tensor(data=storage(length=7))), "Expected 6 elements in 28 bytes"),
+        (legacy(tensor(data=storage(length=10**12))), "storages only, each of its entry's size"),
+        (legacy(tensor(data=storage(length=-6))), "storages only, each of its entry's size"),
+        (legacy(tensor(), data=(6).to_bytes(8, "little") + b"1234"), "Expected 6 elements in 24 bytes"),
+        (legacy(tensor(), keys=b"]"), "list of the storages that the tensors use"),
+        (legacy(tensor(), keys=literal("0")), "list of the storages that the tensors use"),
+        (legacy(tensor(), version=1002), "Expected protocol version 1001.*Received: 1002"),
+        (legacy(tensor(stride=(4, 1))), "Expected a tensor inside its storage"),
+    ],
+)
+def test_hostile_legacy_file(path, data, message):
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=message):
+        read_torch(path)
 
 
 REBUILD = named("torch._utils", "_rebuild_tensor_v2")

@@ -31,6 +31,7 @@ _MODULES = {
     ],
     "checkpoint": ["CheckpointError"],
     "zoo": ["list_models"],
+    "checkpoint.port": ["port"],
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 DEFAULT_MODEL = "deit_micro_cifar10"
+TARGETS = ("hf", "timm", "fb", "mmpretrain", "npz", "keras")
 PROTOCOLS = ("deit3", "fb", "hf", "mmpretrain", "timm", "vit")
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 PATIENCE = 2.0  # seconds before a progress bar appears
@@ -83,7 +84,46 @@ def build_parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="describe a published checkpoint", description="Prints a model card.")
     info.add_argument("name", metavar="NAME", help="name, alias, hub id or file name of a checkpoint")
     info.set_defaults(run=run_info)
+
+    port = commands.add_parser(
+        "port",
+        help="convert a checkpoint",
+        description="Converts a checkpoint from and to the formats of Hugging Face, timm, Facebook, MMPretrain, Google "
+        "and Keras. The format of SOURCE is found from the names in it; all of it fits, or nothing is written.",
+    )
+    port.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="directory in Hugging Face format, or file: .safetensors .pth .bin .npz .h5 .keras",
+    )
+    port.add_argument(
+        "-o", "--output", required=True, metavar="OUT", help="directory for hf, else a file with the target's suffix"
+    )
+    port.add_argument("--to", choices=TARGETS, default="hf", help="what to write (%(default)s)")
+    port.add_argument(
+        "--set",
+        action="append",
+        type=assignment,
+        default=[],
+        metavar="FIELD=VALUE",
+        dest="overrides",
+        help="a field of config.json, such as num_attention_heads=4, image_size=384, num_labels=10; repeatable",
+    )
+    port.add_argument(
+        "--verify", action="store_true", help="compare with the original in torch, block by block; write a report"
+    )
+    port.set_defaults(run=run_port)
     return parser
+
+
+def assignment(text: str) -> tuple[str, object]:
+    """Parses FIELD=VALUE, the value as JSON, or else as a string."""
+    name, sign, value = text.partition("=")
+    if not (name and sign):
+        raise argparse.ArgumentTypeError(f"expected FIELD=VALUE, received {text!r}")
+    with contextlib.suppress(json.JSONDecodeError):
+        value = json.loads(value)
+    return name, tuple(value) if isinstance(value, list) and "size" in name else value
 
 
 def positive(text: str) -> int:
@@ -191,6 +231,35 @@ def run_info(args: argparse.Namespace) -> int:
     return 0
 
 
+def run_port(args: argparse.Namespace) -> int:
+    """Converts a checkpoint, and compares it with the original if asked to."""
+    from tfdeit.checkpoint.port import port
+
+    try:
+        source = port(args.source, args.output, args.to, lambda n: progress(n, "porting"), **dict(args.overrides))
+    except (OSError, ValueError) as error:
+        print(f"tfdeit port: error: {error}", file=sys.stderr)
+        return 2
+    size = source.config.num_params / 1e6
+    print(f"{args.output}: {source.architecture} of {size:.1f} M parameters, from {source.format}")
+    for kind, names in (("newly initialised, to be trained", source.initialised), ("unused", source.unused)):
+        if names:
+            print(f"tfdeit port: {kind}: {', '.join(names)}", file=sys.stderr)
+    if not args.verify:
+        return 0
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from tfdeit.parity import NoOracle, table, verify, write_report
+
+    try:
+        report = verify(source, args.output)
+    except (NoOracle, ValueError) as error:
+        print(f"tfdeit port: not verified: {error}", file=sys.stderr)
+        return 1
+    print(f"{table(report)}\nreport: {write_report(report, args.output)}")
+    return 0 if report["passed"] else 1
+
+
 def report_failures(reasons: list[str]) -> int:
     """Prints what could not be used on stderr; returns the exit status for that."""
     for reason in reasons:
@@ -279,8 +348,8 @@ def softmax(logits):
 
 
 @contextlib.contextmanager
-def progress(total: int):
-    """Gives a function that counts images; it draws a bar on an attended stderr once `PATIENCE` seconds are over."""
+def progress(total: int, action: str = "classifying"):
+    """Gives a function that counts items; it draws a bar on an attended stderr once `PATIENCE` seconds are over."""
     if not sys.stderr.isatty():
         yield lambda count: None
         return
@@ -290,7 +359,7 @@ def progress(total: int):
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # Results that go to the same terminal are printed above the bar.
     bar = Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty(), transient=True)
-    task, start = bar.add_task("classifying", total=total), time.monotonic()
+    task, start = bar.add_task(action, total=total), time.monotonic()
 
     def advance(count: int):
         bar.advance(task, count)

@@ -1,12 +1,24 @@
 """Checkpoint files in and out: bytes (`readers`), names (`rules`), and models (`files`)."""
 
 from collections.abc import Iterable
+from typing import Protocol
+
+import numpy as np
 
 DAMAGED = "The file is damaged or of another format: download or save it again."
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read, or does not fit the model; the message names the file and what to do."""
+
+
+class Array(Protocol):
+    """A tensor of a checkpoint; `numpy.asarray` reads its values."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray: ...
 
 
 def listing(names: Iterable[str], limit: int = 20) -> str:

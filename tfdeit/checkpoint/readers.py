@@ -4,22 +4,22 @@ A reader returns a dict from the file's own names to `Array`s: anything with `sh
 `numpy.asarray` reads, from disk and on demand. Every fault of a file is a `CheckpointError`.
 """
 
-import functools
 import json
 import os
-import struct
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 import safetensors
 
-from tfdeit.checkpoint import DAMAGED, CheckpointError, listing
-from tfdeit.checkpoint.torch_pickle import unpickle
+from tfdeit.checkpoint import DAMAGED, Array, CheckpointError, listing
+from tfdeit.checkpoint.archives import faults_of
+from tfdeit.checkpoint.hdf5 import read_hdf5, read_keras
+from tfdeit.checkpoint.npz import read_npz
+from tfdeit.checkpoint.torch_files import LEGACY_MAGIC, read_torch_state_dict, read_wrapped_state_dict
 
 SAFETENSORS_DTYPES = {
     "F64": np.float64,
@@ -33,17 +33,6 @@ SAFETENSORS_DTYPES = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
-_LEGACY_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch before 1.6 begin
-
-
-class Array(Protocol):
-    """A tensor of a checkpoint; `numpy.asarray` reads its values."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-    def __array__(self, dtype=None, copy=None) -> np.ndarray: ...
-
 
 # ------------------------------------------------------------------------------------------------ safetensors
 
@@ -85,79 +74,47 @@ def _open_safetensors(path: str | os.PathLike) -> safetensors.safe_open:
         raise CheckpointError(f"Expected a safetensors file in {path}. Received: {error}. {DAMAGED}") from error
 
 
-# ------------------------------------------------------------------------------------------------------ torch
+# ------------------------------------------------------------------------------------------------ any file
+
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
-def read_torch(path: str | os.PathLike) -> Any:
-    """Reads what torch.save wrote (the zip format), without torch and without executing the pickle in it.
+def read_any(path: str | os.PathLike) -> tuple[dict[str, Array], dict[str, Any] | None]:
+    """Reads the weights of a file of any format, which its contents tell, or of a Hugging Face directory.
 
     Returns:
-        The saved object: plain dicts, lists, tuples and scalars; its tensors as read-only, memory-mapped arrays.
+        The arrays under the names that the file gives them; and the contents of the config.json of the directory or
+        of the .keras file, None if there is none.
 
     Raises:
-        CheckpointError: if the file is damaged, or its pickle asks for anything but tensors and plain containers.
+        CheckpointError: if the file is damaged or of no known format.
     """
-    try:
-        with open(path, "rb") as file:
-            if file.read(len(_LEGACY_TORCH)) == _LEGACY_TORCH:
-                raise CheckpointError(
-                    "Expected torch's zip format. Received: the format of torch before 1.6. "
-                    "Save it again with a newer torch: torch.save(torch.load(path, weights_only=True), path)."
-                )
-            with zipfile.ZipFile(file) as archive:
-                return _read_archive(archive, np.memmap(path, np.uint8, "r").view(np.ndarray))
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    except (  # all that zipfile, pickletools and the stack machine below raise on bytes that make no sense
-        *(zipfile.BadZipFile, struct.error, OSError, EOFError, RuntimeError, MemoryError),
-        *(ValueError, TypeError, LookupError, ArithmeticError),
-    ) as error:
-        kind = type(error).__name__
-        raise CheckpointError(f"Expected a torch checkpoint in {path}. Received: {kind}: {error}. {DAMAGED}") from error
-
-
-def read_torch_state_dict(path: str | os.PathLike) -> dict[str, Array]:
-    """Reads a state dict, names to tensors with nothing around them, that torch.save wrote.
-
-    Raises:
-        CheckpointError: if `read_torch` refuses the file, or it holds something else.
-    """
-    values = read_torch(path)
-    if not isinstance(values, dict):
-        raise CheckpointError(f"Expected a state dict in {path}. Received: a {type(values).__name__}.")
-    others = [str(k) for k, value in values.items() if not (isinstance(k, str) and isinstance(value, np.ndarray))]
-    if others:
-        raise CheckpointError(
-            f"Expected a state dict, names to tensors, in {path}. Received: the top-level keys "
-            f"{listing(map(str, values))}; no names of tensors are: {listing(others)}. Save the state dict alone."
-        )
-    return values
-
-
-def _read_archive(archive: zipfile.ZipFile, mapped: np.ndarray) -> Any:
-    """Reads the object in `archive`, whose file is `mapped` as (bytes,) uint8."""
-    pickles = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
-    if len(pickles) != 1:
-        raise CheckpointError(f"Expected one data.pkl, as torch.save writes. Received: {len(pickles)}. {DAMAGED}")
-    root = pickles[0].removesuffix("data.pkl")
-
-    @functools.cache  # tensors share storages, and a checksum is slow
-    def read_entry(name: str) -> np.ndarray:
-        entry = archive.getinfo(root + name)
-        if entry.compress_type != zipfile.ZIP_STORED:
-            raise CheckpointError(f"Expected {name} to be stored uncompressed, as torch.save does. Save it again.")
-        with archive.open(entry):  # checks the entry's own header, whose length is not in the directory
-            lengths = bytes(mapped[entry.header_offset + 26 :][:4])
-        start = entry.header_offset + 30 + sum(struct.unpack("<HH", lengths))
-        data = mapped[start:][: entry.file_size]
-        # Torch itself does not verify the checksum, and can be told to leave it out, which writes 0.
-        if data.size != entry.file_size or entry.CRC not in (0, zlib.crc32(data)):
-            raise CheckpointError(f"Expected {name} to match its size and checksum. {DAMAGED}")
-        return data
-
-    if f"{root}byteorder" in archive.namelist() and bytes(read_entry("byteorder")) != b"little":
-        raise CheckpointError("Expected little-endian tensors. Received: another byte order. Save it elsewhere.")
-    return unpickle(bytes(read_entry("data.pkl")), lambda key: read_entry(f"data/{key}"))
+    path = Path(path)
+    if path.is_dir():
+        config = path / "config.json"
+        with faults_of(config, "a JSON object"):
+            values = dict(json.loads(config.read_text(encoding="utf-8"))) if config.is_file() else None
+        tensorflow = path / "tf_model.h5"
+        alone = tensorflow.is_file() and not any(path.glob("model*.safetensors")) and not any(path.glob("pytorch_*"))
+        return read_hdf5(tensorflow) if alone else read_weights(path), values
+    with faults_of(path, "a file"), open(path, "rb") as file:
+        start = file.read(len(LEGACY_MAGIC))
+    if start.startswith(_HDF5_MAGIC):
+        return read_hdf5(path), None
+    if start == LEGACY_MAGIC:
+        return read_wrapped_state_dict(path), None
+    if start.startswith(b"PK"):
+        with faults_of(path, "a torch, npz or .keras file"), zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if "model.weights.h5" in names:
+            return read_keras(path)
+        return (read_npz if all(name.endswith(".npy") for name in names) else read_wrapped_state_dict)(path), None
+    if start[8:9] == b"{":
+        return read_safetensors(path), None
+    raise CheckpointError(
+        f"Expected a checkpoint in {path}: safetensors, torch, npz, Keras or tf_model.h5. Received: a file that begins "
+        f"with {start!r}. {DAMAGED}"
+    )
 
 
 # ------------------------------------------------------------------------------------------------ directories
@@ -190,8 +147,10 @@ def read_weights(directory: str | os.PathLike) -> dict[str, Array]:
             return _read_shards(index, read)
     present = {path.name for path in directory.iterdir()}
     hint = ""
-    if present & {"tf_model.h5", "flax_model.msgpack"}:
-        hint = " TensorFlow and Flax weights are not read: save the checkpoint with its PyTorch class."
+    if "tf_model.h5" in present:
+        hint = f" Convert the TensorFlow weights: tfdeit port {directory} -o OUT."
+    if "flax_model.msgpack" in present:
+        hint = " Flax weights are not read: save the checkpoint with its PyTorch class."
     wanted = " or ".join(f"{name}[.index.json]" for name in WEIGHT_FILES)
     raise CheckpointError(f"Expected {wanted} in {directory}. Received: {listing(present) or 'nothing'}.{hint}")
 

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfdeit.checkpoint.readers import Array
+from tfdeit.checkpoint import Array, CheckpointError
 from tfdeit.config import ViTConfig
+from tfdeit.resample import resize_positions
 
 
 class Transform(NamedTuple):
@@ -82,6 +83,9 @@ _HUGGING_FACE_BACKBONE = (
     (NORM, "block_{i}/norm2", "encoder.layer.{i}.layernorm_after"),
     (DENSE, "block_{i}/mlp/fc1", "encoder.layer.{i}.intermediate.dense"),
     (DENSE, "block_{i}/mlp/fc2", "encoder.layer.{i}.output.dense"),
+    # LayerScale is not in transformers' ViT: these are the names of its DINOv2.
+    (TOKEN, "block_{i}/layer_scale1", "encoder.layer.{i}.layer_scale1.lambda1"),
+    (TOKEN, "block_{i}/layer_scale2", "encoder.layer.{i}.layer_scale2.lambda1"),
     (NORM, "norm", "layernorm"),
     (DENSE, "pooler", "pooler.dense"),
 )
@@ -109,13 +113,19 @@ def hugging_face(config: ViTConfig, ours: str = "", theirs: str = "") -> dict[st
     return expand(_HUGGING_FACE_BACKBONE, depth, ours, theirs) | expand(heads)
 
 
-def expand(table: Iterable[tuple], depth: int = 0, ours: str = "", theirs: str = "") -> dict[str, Rule]:
-    """Returns the rules of `table` for `depth` blocks, with the prefixes `ours` and `theirs` before all names."""
+def expand(
+    table: Iterable[tuple], depth: int = 0, ours: str = "", theirs: str = "", separator: str = "."
+) -> dict[str, Rule]:
+    """Returns the rules of `table` for `depth` blocks, with the prefixes `ours` and `theirs` before all names.
+
+    Their names are a layer and a leaf with `separator` between; ours have a slash.
+    """
     rules = {}
     for kind, our_layer, *their_layers in table:
         for i in range(depth) if "{i}" in our_layer else (0,):
             for our_leaf, (their_leaf, transform) in kind.items():
-                names = tuple(f"{theirs}{layer.format(i=i)}.{their_leaf}".rstrip(".") for layer in their_layers)
+                layers = [f"{theirs}{layer.format(i=i)}" for layer in their_layers]
+                names = tuple(f"{layer}{separator}{their_leaf}" if their_leaf else layer for layer in layers)
                 rules[f"{ours}{our_layer.format(i=i)}/{our_leaf}".rstrip("/")] = Rule(names, transform)
     return rules
 
@@ -132,3 +142,23 @@ def from_keras(rules: Mapping[str, Rule], variables: Mapping[str, np.ndarray]) -
     for ours, value in variables.items():
         names, transform = rules[ours]
         yield from zip(names, transform.encode(value), strict=True)
+
+
+def interpolate_positions(table: np.ndarray, stored: ViTConfig, config: ViTConfig) -> np.ndarray:
+    """Returns a position table (1, T, D) of `stored` with its patches' part fitted to the grid of `config`."""
+    prefix, patches = np.split(table[0], [stored.num_prefix_positions])
+    patches = resize_positions(patches.reshape(*stored.grid, -1), config.grid, kernel="torch")
+    return np.concatenate([prefix, patches.reshape(config.num_patches, -1)])[None]
+
+
+def cast_finite(value: np.ndarray, dtype: str | np.dtype, name: str) -> np.ndarray:
+    """Returns a copy of `value` as `dtype`, all of it finite.
+
+    Raises:
+        CheckpointError: if it is not, calling it `name`.
+    """
+    with np.errstate(over="ignore"):
+        value = value.astype(dtype)
+    if not np.isfinite(value).all():
+        raise CheckpointError(f"Expected finite values of {name} in {dtype}. Received: NaN or infinity.")
+    return value

@@ -7,7 +7,7 @@ for one large memo index, and overflow the C stack on the hash of a deeply neste
 import operator
 import pickletools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -29,6 +29,7 @@ TORCH_STORAGES = {
 TORCH_FUNCTIONS = ("collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter")
 _LITERALS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _TUPLE_LENGTHS = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_NO_VIEW = ([], [None])  # the formats since and before torch 1.6: storages that are views of others are of the past
 _CONSTANTS = {
     *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
     *("BINUNICODE", "SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES"),
@@ -44,12 +45,12 @@ class _Storage(NamedTuple):
     dtype: np.dtype
 
 
-def unpickle(pickle: bytes, read_storage: Callable[[str], np.ndarray]) -> Any:
+def unpickle(pickle: bytes | BinaryIO, read_storage: Callable[[str, int], np.ndarray]) -> Any:
     """Builds the object that `pickle` describes.
 
     Args:
-        pickle: the contents of data.pkl.
-        read_storage: returns the bytes of the storage of a key, as (bytes,) uint8.
+        pickle: the contents of data.pkl; or a stream, which is left at the end of the pickle.
+        read_storage: returns the bytes of the storage of a key and a size in bytes, as (bytes,) uint8.
 
     Returns:
         Dicts, lists, tuples, scalars, and for tensors read-only arrays that are views of the storages.
@@ -135,10 +136,11 @@ def _find_global(module: str, name: str) -> _Global:
     return _Global(f"{module}.{name}")
 
 
-def _load_storage(identifier: Any, read_storage: Callable[[str], np.ndarray]) -> _Storage:
+def _load_storage(identifier: Any, read_storage: Callable[[str, int], np.ndarray]) -> _Storage:
     match identifier:
-        case ("storage", _Global(kind), str(key), _, int(length)) if kind in TORCH_STORAGES:
-            dtype, data = np.dtype(TORCH_STORAGES[kind]), read_storage(key)
+        case ("storage", _Global(kind), str(key), _, int(length), *rest) if kind in TORCH_STORAGES and rest in _NO_VIEW:
+            dtype = np.dtype(TORCH_STORAGES[kind])
+            data = read_storage(key, length * dtype.itemsize)
             if data.size == length * dtype.itemsize:
                 return _Storage(data, dtype)
     raise CheckpointError(f"Expected the persistent ids of storages only, each of its entry's size. {DAMAGED}")
