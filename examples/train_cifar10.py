@@ -21,11 +21,13 @@ from PIL import Image
 
 from tfdeit.config import DeiTConfig
 from tfdeit.models import TFDeiTForImageClassificationWithTeacher
-from tfdeit.processing import DeiTImageProcessor
+from tfdeit.processing import IMAGENET_MEAN, IMAGENET_STD, DeiTImageProcessor
 
 SIZE, PADDING = 32, 4
 # Photos of other sizes: short side to 32 pixels, then the central square.
-PROCESSOR = DeiTImageProcessor(size={"shortest_edge": SIZE}, crop_size=SIZE)
+PROCESSOR = DeiTImageProcessor(
+    size={"shortest_edge": SIZE}, crop_size=SIZE, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD
+)
 
 
 def read_split(path: Path, split: str, limit: int | None):

@@ -70,6 +70,8 @@ def predictions(done):
 
 def test_json_equals_the_python_interface(model_dir, photos):
     found = predictions(run("predict", photos, "--model", model_dir, "--json", "--batch-size", "2"))
+    done = run("predict", photos / "a.jpg", "--model", model_dir)
+    assert len(done.stderr.splitlines()) == 1  # which model it used, and no log of TensorFlow
     paths = [photos / "a.jpg", photos / "b.png", photos / "deep" / "c.WEBP"]
     assert list(found) == [str(path) for path in paths]  # sorted, the subfolder's too, the text file not
     for path, scores in zip(paths, expected(model_dir, paths), strict=True):

@@ -293,8 +293,10 @@ def load_classifier(source: str, protocol: str | None):
         ValueError: if the checkpoint cannot be used.
         FileNotFoundError: if it has no preprocessor_config.json, and no protocol is given.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import keras
+    with silenced_stderr():
+        import keras
+
+        keras.ops.zeros(1)  # finds the devices
 
     from tfdeit.checkpoint.files import find_directory
     from tfdeit.models import TFAutoModelForImageClassification
@@ -315,6 +317,20 @@ def load_classifier(source: str, protocol: str | None):
             ) from None
         return model, protocol_processor(protocol, size)
     return model, processor.with_protocol(protocol, size) if protocol else processor
+
+
+@contextlib.contextmanager
+def silenced_stderr():
+    """Drops what native code writes on stderr: TensorFlow logs its start there whatever TF_CPP_MIN_LOG_LEVEL says."""
+    sys.stderr.flush()
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
 
 
 def prepare(processor, path: str):
