@@ -14,6 +14,7 @@ from tfdeit import zoo
 from tfdeit.checkpoint import CheckpointError, download
 from tfdeit.checkpoint.files import find_directory
 from tfdeit.checkpoint.hub import fetch
+from tfdeit.processing import protocol_processor
 
 huggingface_hub = pytest.importorskip("huggingface_hub", reason="pip install tfdeit[hub]")
 
@@ -190,8 +191,37 @@ def test_publishers_files(hub, tmp_path, monkeypatch):
     row = zoo.find("deit-tiny_4xb256_in1k")
     fetch(row.name)
     assert calls[-1] == (row.url, "13b382a0")
-    with pytest.raises(CheckpointError, match=r"not read yet\. Its file is at .*net\.pth"):
-        find_directory("deit3_small_patch16_224")
+
+
+@pytest.mark.parametrize(
+    ("name", "to", "deit3"),
+    [
+        ("deit-tiny-distilled_3rdparty_in1k", "mmpretrain", {}),
+        ("deit3_small_patch16_224", "fb", {"layerscale_value": 0.5, "no_embed_class": True}),
+    ],
+)
+def test_a_publishers_file_is_ported_once(name, to, deit3, tmp_path, monkeypatch, rng):
+    size = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1, "intermediate_size": 128}
+    config_class = zoo.find(name).config_class
+    config = config_class(**size, **deit3, image_size=32, patch_size=8, num_labels=5, layer_norm_eps=1e-6)
+    distilled = config.model_type == "deit"
+    cls = tfdeit.TFDeiTForImageClassificationWithTeacher if distilled else tfdeit.TFViTForImageClassification
+    model = cls(config)
+    model.save_pretrained(tmp_path / "model")
+    file = tmp_path / "cache" / "net.pth"
+    file.parent.mkdir()
+    tfdeit.port(tmp_path / "model", file, to)
+    monkeypatch.setattr("tfdeit.checkpoint.hub.download", lambda url, sha256: file)
+
+    ported = cls.from_pretrained(name)
+    pixel_values = rng.normal(size=(2, 32, 32, 3)).astype("float32")
+    np.testing.assert_allclose(ported(pixel_values).logits, model(pixel_values).logits, atol=1e-6)
+    written = (file.parent / "net.pth.ported" / "model.safetensors").stat().st_mtime_ns
+    found = tfdeit.get_model(name)
+    assert (file.parent / "net.pth.ported" / "model.safetensors").stat().st_mtime_ns == written
+    row = zoo.find(name)
+    expected = protocol_processor(row.protocol, 224)
+    assert found.image_processor.to_dict() == expected.to_dict()
 
 
 def test_download_is_the_real_one():
@@ -223,7 +253,8 @@ def test_backbones_by_name(hub, tmp_path, photos_dir):
     publish(hub, hub_id, {path.name: path.read_bytes() for path in (tmp_path / "in21k").iterdir()})
     model = tfdeit.get_model("vit_base_patch16_224_in21k")
     assert type(model) is tfdeit.TFViTModel
-    assert model.image_processor is None
+    assert model.image_processor.to_dict() == protocol_processor("vit", 224).to_dict()
+    model.image_processor = None
     with pytest.raises(ValueError, match="Expected an image processor"):
         tfdeit.inference_model(model, photos_dir / "cat.png")
     with pytest.raises(ValueError, match="Expected a classifier. Received: a TFViTModel; see its extract_feat"):

@@ -71,7 +71,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.send_response(200)
         body = content[start:]
-        for name, value in (("Content-Length", len(body)), ("ETag", tag), ("X-Repo-Commit", "c" * 40)):
+        headers = {"Content-Length": len(body), "ETag": tag, "X-Repo-Commit": "c" * 40, "Connection": "close"}
+        for name, value in headers.items():  # closing without saying so would surprise a client's pool
             self.send_header(name, str(value))
         self.end_headers()
         if get:

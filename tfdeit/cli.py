@@ -308,7 +308,7 @@ def load_classifier(source: str, protocol: str | None):
         model.compile(jit_compile=False)  # XLA compiles anew for a smaller last batch, longer than it saves
     size = model.config.image_hw[0]
     try:
-        processor = AutoImageProcessor.from_pretrained(directory)
+        processor = AutoImageProcessor.from_pretrained(source)
     except FileNotFoundError:
         if protocol is None:
             raise FileNotFoundError(

@@ -11,7 +11,6 @@ from tfdeit.backbone import PretrainedModel, TFViTModel
 from tfdeit.checkpoint.files import find_directory
 from tfdeit.config import DeiTConfig, ViTConfig, read_config
 from tfdeit.processing import AutoImageProcessor, BaseImageProcessor, protocol_processor
-from tfdeit.processor_config import CONFIG_NAME
 
 
 def get_model(name: str | os.PathLike, pretrained: bool = True, **options) -> PretrainedModel:
@@ -41,8 +40,10 @@ def get_model(name: str | os.PathLike, pretrained: bool = True, **options) -> Pr
         model = TFViTModel.from_pretrained(directory, **options)
     else:
         model = models.TFAutoModelForImageClassification.from_pretrained(directory, **options)
-    has_processor = (directory / CONFIG_NAME).is_file()
-    model.image_processor = AutoImageProcessor.from_pretrained(directory) if has_processor else None
+    try:
+        model.image_processor = AutoImageProcessor.from_pretrained(name)
+    except FileNotFoundError:
+        model.image_processor = None
     return model
 
 

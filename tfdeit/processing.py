@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 from PIL import Image
 
+from tfdeit import zoo
 from tfdeit.config import read_config
 from tfdeit.images import ImageError, flatten, read_block
 from tfdeit.processor_config import FILTERS, ProcessorConfig, choice, find_config, flag
@@ -302,11 +303,15 @@ class AutoImageProcessor:
         """Read a preprocessor_config.json written by this library or by any version of transformers.
 
         Args:
-            path: The file, the directory that holds it, or the name of an embedded checkpoint.
+            path: The file, the directory that holds it, or a name: of an embedded checkpoint, or of the zoo, whose
+                rows without such a file get the processor of their protocol.
             use_fast: Give the processor that works on the device.
             **overrides: Parameters to change.
         """
         file = find_config(path)
+        if not file.is_file() and str(path) in zoo.BY_NAME:
+            row = zoo.find(str(path))
+            return protocol_processor(row.protocol, row.config().image_hw[0]).replace(**overrides)
         config = read_config(file)
         name = config.get("image_processor_type") or config.get("feature_extractor_type") or _model_type(file)
         family = re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", name)

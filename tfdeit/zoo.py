@@ -287,7 +287,7 @@ CHECKPOINTS = (
     _deit3("large", 384, IN21K, 87.720, 98.512),
     _deit3("huge", 224, IN21K, 87.186, 98.260),
 )
-_BY_NAME = {name: row for row in CHECKPOINTS for name in row.names}
+BY_NAME = {name: row for row in CHECKPOINTS for name in row.names}
 
 
 def list_models(pattern: str | None = None) -> list[str]:
@@ -301,9 +301,9 @@ def find(name: str) -> Checkpoint:
     Raises:
         ValueError: if there is none, with the names that come close.
     """
-    if name in _BY_NAME:
-        return _BY_NAME[name]
-    close = difflib.get_close_matches(name, _BY_NAME, n=3)
+    if name in BY_NAME:
+        return BY_NAME[name]
+    close = difflib.get_close_matches(name, BY_NAME, n=3)
     hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else "`tfdeit list` shows all."
     raise ValueError(f"Expected the name of a checkpoint of the zoo. Received: {name!r}. {hint}")
 

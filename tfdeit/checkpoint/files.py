@@ -1,6 +1,5 @@
 """Models from and to Hugging Face directories: all of a checkpoint fits, or nothing is loaded."""
 
-import importlib.resources
 import os
 import warnings
 from collections.abc import Iterable, Mapping
@@ -11,7 +10,8 @@ import keras
 
 from tfdeit.checkpoint import CheckpointError, listing
 from tfdeit.checkpoint.fit import CLASSIFIERS, OPTIONAL, Fit, compare, describe_problems, parts
-from tfdeit.checkpoint.hub import fetch
+from tfdeit.checkpoint.hub import locate
+from tfdeit.checkpoint.port import port
 from tfdeit.checkpoint.readers import read_weights
 from tfdeit.checkpoint.rules import Rule, cast_finite, from_keras, hugging_face, interpolate_positions, to_keras
 from tfdeit.checkpoint.writers import write_directory
@@ -108,37 +108,23 @@ def save_pretrained(model: keras.Model, directory: str | os.PathLike, *, dtype: 
 
 
 def find_directory(source: str | os.PathLike) -> Path:
-    """Returns the directory that `source` names: a path; or the name of an embedded checkpoint; or one to download.
+    """Returns the directory that `source` names: see `hub.locate`. A publisher's file is ported, beside it, once.
 
     Raises:
-        CheckpointError: if there is none, or it cannot be downloaded.
+        CheckpointError: if there is none, or it cannot be downloaded or ported.
     """
-    if Path(source).is_dir():
-        return Path(source)
-    folder = Path(str(importlib.resources.files("tfdeit.weights")))
-    embedded = {path.parent.name: path.parent for path in folder.glob("*/config.json")}
-    if str(source) in embedded:
-        return embedded[str(source)]
-    if Path(source).is_file():
-        raise CheckpointError(
-            f"Expected the directory of a checkpoint. Received: the file {source}; pass its directory."
-        )
-    try:
-        path = fetch(str(source))
-    except CheckpointError:
-        raise
-    except ValueError as error:
-        raise CheckpointError(
-            "Expected the directory of a checkpoint (config.json with model.safetensors or pytorch_model.bin, "
-            f"preprocessor_config.json), the name of an embedded one ({listing(embedded) or 'there is none'}), "
-            f"of the zoo, or the id of a repository on the hub. Received: {source!r}. {error}"
-        ) from error
+    path = locate(source)
     if path.is_dir():
         return path
-    raise CheckpointError(
-        f"Expected a checkpoint in the format of the hub. Received: {source!r}, which is published in another, that is "
-        f"not read yet. Its file is at {path}."
-    )
+    if Path(source).exists():
+        raise CheckpointError(
+            f"Expected the directory of a checkpoint. Received: the file {source}; pass its directory, or port the "
+            f"file first: tfdeit port {source} -o DIRECTORY."
+        )
+    directory = path.with_name(f"{path.name}.ported")
+    if not (directory / "config.json").is_file():
+        port(path, directory)
+    return directory
 
 
 def named_variables(model: keras.Model) -> dict[str, keras.Variable]:

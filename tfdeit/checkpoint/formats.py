@@ -39,6 +39,7 @@ class Format(NamedTuple):
         block: what precedes the index of a block in its names.
         prefixes: what may precede the backbone's or all names; `{}` is the config's model type; written is the first.
         layer_norm_eps: epsilon of the models in this format, where no config.json says it.
+        marker: what some name in such a file ends in, if it is not to be taken for another format.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Format(NamedTuple):
     block: str
     prefixes: tuple[str, ...] = ("",)
     layer_norm_eps: float = 1e-6
+    marker: str = ""
 
 
 class Match(NamedTuple):
@@ -74,6 +76,10 @@ _TIMM = (
     (TOKEN, "block_{i}/layer_scale1", "blocks.{i}.ls1.gamma"),
     (TOKEN, "block_{i}/layer_scale2", "blocks.{i}.ls2.gamma"),
     (NORM, "norm", "norm"),
+)
+# Facebook's own DeiT III says gamma_1 where timm says ls1.gamma.
+_FACEBOOK_3 = tuple(
+    (*row[:-1], row[-1].replace(".ls1.gamma", ".gamma_1").replace(".ls2.gamma", ".gamma_2")) for row in _TIMM
 )
 _MMPRETRAIN = (
     (CONV, "patch_embedding/projection", "backbone.patch_embed.projection"),
@@ -115,6 +121,10 @@ def _heads(config: ViTConfig, head: str, distilled_head: str) -> tuple:
 
 def _timm(config: ViTConfig, prefix: str) -> dict[str, Rule]:
     return expand((*_TIMM, *_heads(config, "head", "head_dist")), config.num_hidden_layers)
+
+
+def _facebook_3(config: ViTConfig, prefix: str) -> dict[str, Rule]:
+    return expand((*_FACEBOOK_3, *_heads(config, "head", "head_dist")), config.num_hidden_layers)
 
 
 def _mmpretrain(config: ViTConfig, prefix: str) -> dict[str, Rule]:
@@ -267,6 +277,7 @@ FORMATS = (
     Format("Hugging Face", _hugging_face, "encoder.layer.", ("{}.", ""), 1e-12),
     Format("Hugging Face in memory", _hugging_face_5, "layers.", ("{}.", ""), 1e-12),
     Format("timm", _timm, "blocks."),
+    Format("Facebook's DeiT III", _facebook_3, "blocks.", marker=".gamma_1"),
     Format("MMPretrain", _mmpretrain, "backbone.layers."),
     Format("Google npz", _npz, "encoderblock_", ("", "opt/target/", "params/")),
     Format("Big Vision npz", _big_vision, "encoderblock_", ("params/", "")),
@@ -319,6 +330,8 @@ def identify(keys: Set[str], path: str) -> Match:
 def _candidates(keys: Iterable[str]) -> Iterable[tuple[Match, set[str]]]:
     """Yields each way to read `keys`, and the names it knows; the most common first."""
     for format in FORMATS:
+        if not any(key.endswith(format.marker) for key in keys):
+            continue
         indices = (re.search(rf"(?:^|[./]){re.escape(format.block)}(\d{{1,6}})\b", key) for key in keys)
         depth = max((int(index[1]) + 1 for index in indices if index), default=0)
         depth = depth if depth <= len(keys) else 0  # a block has several variables: no index is as large as this

@@ -2,17 +2,42 @@
 
 import contextlib
 import functools
+import importlib.resources
 import json
 import os
 import re
 from pathlib import Path
 
 from tfdeit import zoo
-from tfdeit.checkpoint import CheckpointError
+from tfdeit.checkpoint import CheckpointError, listing
 from tfdeit.checkpoint.download import download
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in order of preference; either may be sharded
+
+
+def locate(source: str | os.PathLike) -> Path:
+    """Returns the file or directory that `source` names: a path; an embedded checkpoint; or one that `fetch` downloads.
+
+    Raises:
+        CheckpointError: if there is none, or it cannot be downloaded.
+    """
+    if Path(source).exists():
+        return Path(source)
+    folder = Path(str(importlib.resources.files("tfdeit.weights")))
+    embedded = {path.parent.name: path.parent for path in folder.glob("*/config.json")}
+    if str(source) in embedded:
+        return embedded[str(source)]
+    try:
+        return fetch(str(source))
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(
+            "Expected the directory of a checkpoint (config.json with model.safetensors or pytorch_model.bin, "
+            f"preprocessor_config.json), the name of an embedded one ({listing(embedded) or 'there is none'}), "
+            f"of the zoo, or the id of a repository on the hub. Received: {str(source)!r}. {error}"
+        ) from error
 
 
 def fetch(name: str) -> Path:

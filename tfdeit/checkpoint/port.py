@@ -26,6 +26,7 @@ from tfdeit.checkpoint.fit import (
 )
 from tfdeit.checkpoint.formats import FORMAT_OF, format_rules, identify
 from tfdeit.checkpoint.hdf5 import write_hdf5
+from tfdeit.checkpoint.hub import locate
 from tfdeit.checkpoint.npz import write_npz
 from tfdeit.checkpoint.readers import read_any
 from tfdeit.checkpoint.rules import Rule, cast_finite, from_keras, interpolate_positions
@@ -108,7 +109,7 @@ def port(
     """Converts a checkpoint, one tensor at a time; all of it fits, or nothing is written.
 
     Args:
-        source: a file or a Hugging Face directory: see `readers.read_any`.
+        source: a file or a Hugging Face directory (see `readers.read_any`), or a name (see `hub.locate`).
         output: a directory for "hf", else a file with one of the target's suffixes.
         to: one of `TARGETS`.
         progress: given the number of tensors, returns a context that gives a function to count them.
@@ -163,7 +164,7 @@ def open_source(source: str | os.PathLike, **overrides) -> Source:
     """Reads a checkpoint of any format, as far as names and shapes, and checks that it is whole.
 
     Args:
-        source: a file or a Hugging Face directory.
+        source: a file, a Hugging Face directory, or a name.
         **overrides: fields of the config. Where no config.json says them, those that shapes do not tell may be
             needed: `num_attention_heads`, `layer_norm_eps`, `hidden_act`. With `image_size` the position table is
             interpolated as torch's bicubic, with `num_labels` or `id2label` the heads are new if their size is.
@@ -172,7 +173,7 @@ def open_source(source: str | os.PathLike, **overrides) -> Source:
         CheckpointError: if the source is damaged, incomplete, or of no known format.
         ValueError: if an override is invalid.
     """
-    path = resolve(source)
+    path = locate(source)
     arrays, values = read_any(path)
     _check_size(path, arrays)
     match = identify(arrays.keys(), path)
@@ -213,27 +214,16 @@ def open_source(source: str | os.PathLike, **overrides) -> Source:
     return Source(path, match.format.name, stored, config, architecture, variables, sorted(new), sorted(unused))
 
 
-def resolve(source: str | os.PathLike) -> Path:
-    """Returns the file or directory that `source` names.
-
-    Raises:
-        CheckpointError: if there is none.
-    """
-    if not Path(source).exists():
-        raise CheckpointError(
-            "Expected a file or a directory of a checkpoint. "
-            f"Received: {str(source)!r}, which does not exist. Download it first, and pass its path."
-        )
-    return Path(source)
-
-
 def convert(source: Source, target: Target) -> dict[str, Array]:
     """Returns the tensors of a checkpoint as `target` names them and lays them out; each is computed when it is read.
 
     Raises:
         CheckpointError: if the target has no place for one.
     """
-    format = FORMAT_OF[target.format]
+    name = target.format
+    if target == TARGETS["fb"] and source.config.layerscale_value is not None:
+        name = "Facebook's DeiT III"
+    format = FORMAT_OF[name]
     prefixes = [prefix.format(source.config.model_type) for prefix in format.prefixes]
     bare = source.architecture.endswith("Model") and "" in prefixes
     rules = format_rules(format, source.config, "" if bare else prefixes[0])
