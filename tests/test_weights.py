@@ -59,6 +59,6 @@ def test_its_accuracy_is_the_one_in_its_readme(classifier):
     logits = model.predict(processor(images).pixel_values, batch_size=500, verbose=0).logits
     correct = int((np.argmax(logits, axis=-1) == labels).sum())
     readme = (Path(find_directory(DEFAULT_MODEL)).parent / "README.md").read_text(encoding="utf-8")
-    stated = float(re.search(r"test accuracy \*\*([\d.]+)%\*\*", readme)[1])
+    stated = float(re.search(r"Test accuracy \*\*([\d.]+)%\*\*", readme)[1])
     assert stated >= 60
     assert abs(correct / 100 - stated) <= 0.05  # a few images sit on the fence between two kinds of processor
