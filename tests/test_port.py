@@ -21,7 +21,7 @@ import tfdeit
 from tfdeit.checkpoint import CheckpointError
 from tfdeit.checkpoint.files import named_variables
 from tfdeit.checkpoint.fit import variable_shapes
-from tfdeit.checkpoint.formats import FORMATS, format_rules
+from tfdeit.checkpoint.formats import FORMAT_OF, FORMATS, format_rules
 from tfdeit.checkpoint.port import TARGETS, open_source, port
 from tfdeit.checkpoint.readers import read_any
 from tfdeit.checkpoint.rules import from_keras, to_keras
@@ -668,7 +668,10 @@ def test_peak_memory_is_below_1_3_times_the_tensors(tmp_path, suffix):
         name: rng.normal(size=shape).astype("float32")
         for name, shape in variable_shapes(config, {"classifier"}).items()
     }
-    first, to = FORMATS[7], {".safetensors": "timm", ".pth": "fb", ".npz": "npz", ".weights.h5": "keras"}[suffix]
+    first, to = (
+        FORMAT_OF["Keras"],
+        {".safetensors": "timm", ".pth": "fb", ".npz": "npz", ".weights.h5": "keras"}[suffix],
+    )
     save_file(dict(from_keras(format_rules(first, config, "backbone/"), tensors)), tmp_path / "a.safetensors")
     port(tmp_path / "a.safetensors", tmp_path / f"b{suffix}", to=to)
     script = """if True:

@@ -60,8 +60,8 @@ def test_directions_are_inverse(name):
 
 def test_names_are_unique_and_complete():
     theirs = [name for rule in RULES.values() for name in rule.names]
-    assert len(theirs) == len(set(theirs)) == 2 + 4 + 2 * 16 + 2 + 2 + 2 * 3 + 2
-    assert len(RULES) == 2 + 4 + 2 * 12 + 2 + 2 + 2 * 3 + 2
+    assert len(theirs) == len(set(theirs)) == 2 + 4 + 2 * 18 + 2 + 2 + 2 * 3 + 2
+    assert len(RULES) == 2 + 4 + 2 * 14 + 2 + 2 + 2 * 3 + 2
 
 
 def test_prefixes_precede_the_backbone_only():
