@@ -695,3 +695,18 @@ def test_porting_does_not_import_tensorflow(tmp_path):
     script += "; assert not {'keras', 'tensorflow'} & {*sys.modules}"
     arguments = ["port", tmp_path / "a.safetensors", "-o", tmp_path / "out", "--set", "num_attention_heads=4"]
     subprocess.run([sys.executable, "-c", script, *arguments], check=True)
+
+
+def test_a_rectangular_grid_whose_table_has_a_square_number_of_rows(tmp_path, rng):
+    """3x5 patches and the class token are 16 rows, which is no DeiT III with 4x4."""
+    config = tfdeit.ViTConfig(
+        **{"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 128},
+        **{"image_size": (24, 40), "patch_size": 8, "encoder_stride": 8, "num_labels": 3, "layer_norm_eps": 1e-6},
+    )
+    model = tfdeit.TFViTForImageClassification(config)
+    model.save_pretrained(tmp_path / "model")
+    port(tmp_path / "model", tmp_path / "timm.safetensors", to="timm")
+    port(tmp_path / "timm.safetensors", tmp_path / "back", image_size=(24, 40))
+    back = tfdeit.TFViTForImageClassification.from_pretrained(tmp_path / "back")
+    pixel_values = rng.normal(size=(1, 24, 40, 3)).astype("float32")
+    np.testing.assert_allclose(back(pixel_values).logits, model(pixel_values).logits, atol=1e-6)

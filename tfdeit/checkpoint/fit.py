@@ -130,7 +130,8 @@ def derive_config(
 
     *patch, channels, width = shape("patch_embedding/projection/kernel", 4)
     positions = shape(POSITIONS, 3)[1]
-    no_embed_class = math.isqrt(positions) ** 2 == positions  # two squares are never one or two apart
+    # DeiT III: LayerScale, and rows for patches only. A square count without LayerScale is a grid like 3x5, and one.
+    no_embed_class = has("block_0/layer_scale1") and math.isqrt(positions) ** 2 == positions
     patches = positions - (0 if no_embed_class else match.config_class.num_prefix_tokens)
     fields = {"hidden_size": width, "num_channels": channels, "num_hidden_layers": match.depth}
     fields["patch_size"] = patch[0] if patch[0] == patch[1] else tuple(patch)
