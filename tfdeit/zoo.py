@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tfdeit.config import DeiTConfig, ViTConfig
+from tfdeit.labels import imagenet_id2label
 
 SIZES = {  # width, depth, heads; the MLP is four times as wide
     "tiny": (192, 12, 3),
@@ -71,7 +72,7 @@ class Checkpoint:
     licence: str = "Apache-2.0"
 
     def config(self, **changes) -> ViTConfig:
-        """Returns the config, with `changes`; without class names, which come with the files of the hub."""
+        """Returns the config, with `changes`."""
         return self.config_class(**self.architecture).replace(**changes)
 
     @property
@@ -121,7 +122,7 @@ def _architecture(size: str, patch_size: int, image_size: int, **options) -> dic
         "patch_size": patch_size,
         "image_size": image_size,
         "encoder_stride": patch_size,
-        "num_labels": 1000,
+        "id2label": imagenet_id2label(),
         **options,
     }
 
@@ -193,7 +194,7 @@ def _vit_in21k(size: str, patch_size: int) -> Checkpoint:
         paper="2010.11929",
         data=IN21K,
         config_class=ViTConfig,
-        architecture=_architecture(size, patch_size, 224, num_labels=0),
+        architecture=_architecture(size, patch_size, 224, id2label=None, num_labels=0),
         hub_id=f"google/{name.replace('_', '-')}-in21k",
         protocol="vit",
     )
