@@ -14,7 +14,9 @@ from tfdeit.checkpoint.archives import faults_of, map_entry, map_file
 from tfdeit.checkpoint.torch_pickle import TORCH_STORAGES, unpickle
 
 LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch before 1.6 begin
-_WRAPPERS = ("model", "state_dict")  # of Facebook's and of MMPretrain's files
+# Of Facebook's and of MMPretrain's files. What Facebook's training keeps beside it is left: the averaged model_ema, too,
+# as its own evaluation loads "model".
+_WRAPPERS = ("model", "state_dict")
 
 
 def read_torch(path: str | os.PathLike) -> Any:
