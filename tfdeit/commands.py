@@ -117,10 +117,14 @@ def run_info(args: argparse.Namespace) -> int:
 
 def run_port(args: argparse.Namespace) -> int:
     """Converts a checkpoint, and compares it with the original if asked to."""
+    from tfdeit.checkpoint import listing
     from tfdeit.checkpoint.port import port
+    from tfdeit.config import ViTConfig
 
+    overrides = dict(args.overrides)
     try:
-        source = port(args.source, args.output, args.to, lambda n: progress(n, "porting"), **dict(args.overrides))
+        ViTConfig.check_names(overrides)
+        source = port(args.source, args.output, args.to, lambda n: progress(n, "porting"), args.name, **overrides)
     except (OSError, ValueError) as error:
         print(f"tfdeit port: error: {error}", file=sys.stderr)
         return 2
@@ -128,7 +132,7 @@ def run_port(args: argparse.Namespace) -> int:
     print(f"{args.output}: {source.architecture} of {size:.1f} M parameters, from {source.format}")
     for kind, names in (("newly initialised, to be trained", source.initialised), ("unused", source.unused)):
         if names:
-            print(f"tfdeit port: {kind}: {', '.join(names)}", file=sys.stderr)
+            print(f"tfdeit port: {kind}: {listing(names)}", file=sys.stderr)
     if not args.verify:
         return 0
 

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -236,7 +236,7 @@ class ViTConfig:
             changes = {"num_labels": None, "id2label": None, "label2id": None} | changes
         if "hidden_size" in changes and self.pooler_output_size == self.hidden_size:
             changes = {"pooler_output_size": None} | changes
-        self._check_names(changes)
+        self.check_names(changes)
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -287,7 +287,8 @@ class ViTConfig:
         (Path(directory) / "config.json").write_text(text + "\n", encoding="utf-8")
 
     @classmethod
-    def _check_names(cls, changes):
+    def check_names(cls, changes: Iterable[str]):
+        """Raises a ValueError for the first of `changes` that is no field, with one that comes close."""
         known = [f.name for f in dataclasses.fields(cls)]
         for name in changes:
             if name not in known:
