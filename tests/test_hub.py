@@ -183,7 +183,7 @@ def test_nobody_answers(hub, micro, monkeypatch):
 
 
 def test_a_silent_hub_is_not_waited_for(hub, monkeypatch):
-    monkeypatch.setattr("tfdeit.checkpoint.hub.PATIENCE", 0.2)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(CheckpointError, match="the hub does not answer .*timed out"):

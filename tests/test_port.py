@@ -172,7 +172,10 @@ def test_stacks_of_other_depths(tmp_path, shape):
     if shape == (2**40, 0):  # all of that depth, and not a byte
         stacks = {name: np.zeros((2**40, 0), "f4") for name in tensors if "/encoderblock/" in name}
         np.savez(tmp_path / "a.npz", **tensors | stacks)
-        fails(tmp_path / "a.npz", "blocks in .* as stacks of one depth, up to 1000")
+        fails(tmp_path / "a.npz", "blocks in .* as stacks of one depth and 20000 variables at most")
+        many = {f"Transformer/encoderblock/{i}": np.zeros((1000, 0), "f4") for i in range(100)}
+        np.savez(tmp_path / "a.npz", **many)
+        fails(tmp_path / "a.npz", "blocks in .* as stacks of one depth and 20000 variables at most")
 
 
 def test_stacks_beside_single_blocks(tmp_path):

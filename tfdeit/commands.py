@@ -136,7 +136,7 @@ def run_port(args: argparse.Namespace) -> int:
     if not args.verify:
         return 0
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    start_keras()
     from tfdeit.parity import NoOracle, table, verify, write_report
 
     try:
@@ -181,11 +181,7 @@ def load_classifier(source: str, protocol: str | None):
         ValueError: if the checkpoint cannot be used.
         FileNotFoundError: if it has no preprocessor_config.json, and no protocol is given.
     """
-    with silenced_stderr():
-        import keras
-
-        keras.ops.zeros(1)  # finds the devices
-
+    keras = start_keras()
     from tfdeit.checkpoint.files import find_directory
     from tfdeit.models import TFAutoModelForImageClassification
     from tfdeit.processing import AutoImageProcessor, protocol_processor
@@ -205,6 +201,15 @@ def load_classifier(source: str, protocol: str | None):
             ) from None
         return model, protocol_processor(protocol, size)
     return model, processor.with_protocol(protocol, size) if protocol else processor
+
+
+def start_keras():
+    """Imports Keras, without what its backend says of this machine."""
+    with silenced_stderr():
+        import keras
+
+        keras.ops.zeros(1)  # finds the devices
+    return keras
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from tfdeit.checkpoint import Array, CheckpointError, listing
 TOWERS = ("params/img/", "img/")
 _NORM = "Transformer/encoder_norm/scale"  # which every such ViT has
 _STACK, _BLOCK = "Transformer/encoderblock/", "Transformer/encoderblock_{}/"
-_DEEPEST = 1000  # blocks that a stack may have: published models have up to 56, and an empty array any number
+_MOST = 20_000  # variables that stacks may hold: published models have up to 900, and empty arrays any number
 
 
 class _Slice(NamedTuple):
@@ -50,7 +50,7 @@ def read_tower(arrays: Mapping[str, Array], path: str) -> tuple[dict[str, Array]
 def _check_pooling(names: Set[str], prefix: str, path: str):
     if f"{prefix}cls" in names:
         return
-    attention = [name for name in names if "MAPHead_0/" in name]
+    attention = [name for name in names if "MAPHead_0/" in name or name == f"{prefix}probe"]
     pooling = f"by attention: {listing(attention, 3)}" if attention else "by averaging the patches"
     raise CheckpointError(
         f"Expected a ViT with a class token, {prefix}cls, in {path}. Received: one of Big Vision that has none and "
@@ -64,11 +64,11 @@ def _unstack(arrays: Mapping[str, Array], path: str) -> dict[str, Array]:
         return dict(arrays)
     depths = {array.shape[0] if array.shape else 0 for array in stacked.values()}
     mixed = any(_BLOCK.format(0) in name for name in arrays)
-    if mixed or len(depths) > 1 or not 0 < min(depths) <= _DEEPEST:
+    if mixed or len(depths) > 1 or not 0 < min(depths) * len(stacked) <= _MOST:
         shapes = listing(f"{name} {array.shape}" for name, array in stacked.items())
         raise CheckpointError(
-            f"Expected the blocks in {path} as stacks of one depth, up to {_DEEPEST}, or each apart. Received: "
-            f"{'both, ' if mixed else ''}{shapes}."
+            f"Expected the blocks in {path} as stacks of one depth and {_MOST} variables at most, or each apart. "
+            f"Received: {'both, ' if mixed else ''}{shapes}."
         )
     slices = {
         name.replace(_STACK, _BLOCK.format(i)): _Slice(array, i, array.shape[1:], array.dtype)

@@ -14,7 +14,6 @@ from tfdeit.checkpoint.download import download
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in order of preference; either may be sharded
-PATIENCE = 5.0  # seconds that the hub has to answer for the first time
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".npz", ".h5", ".keras", ".json", ".index")
 
 
@@ -123,15 +122,16 @@ def _fetch_repository(hub_id: str) -> Path:
 
 
 def _check_answer(hub_id: str, endpoint: str | None):
-    """Asks the hub for a repository that is not cached, once: huggingface_hub repeats it for 24 s if nobody answers."""
+    """Asks the hub once for a repository that is not cached: huggingface_hub tries for 24 s if nobody answers."""
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError
 
     if constants.HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(hub_id, "config.json"), str):
         return
+    url = hf_hub_url(hub_id, "config.json", endpoint=endpoint)
     try:
         with contextlib.suppress(HfHubHTTPError):  # an answer
-            get_hf_file_metadata(hf_hub_url(hub_id, "config.json", endpoint=endpoint), timeout=PATIENCE)
+            get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except (OSError, *HfHubHTTPError.__bases__) as error:
         raise CheckpointError(
             f"Expected a file or directory that exists, or the id of a repository on the hub. Received: {hub_id!r}: "

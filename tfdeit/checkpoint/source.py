@@ -88,7 +88,8 @@ def open_source(source: str | os.PathLike, name: str | None = None, **overrides)
         CheckpointError: if the source is damaged, incomplete, of no known format, or not that row's.
         ValueError: if `name` or an override is invalid.
     """
-    row = zoo.find(name) if name else None if Path(source).exists() else zoo.BY_NAME.get(str(source))
+    row = None if Path(source).exists() else zoo.BY_NAME.get(str(source))
+    row = row if name is None else zoo.find(name)
     path = locate(source)
     whole, values = read_any(path)
     _check_size(path, whole)
