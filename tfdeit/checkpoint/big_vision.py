@@ -18,7 +18,7 @@ _MOST = 20_000  # variables that stacks may hold: published models have up to 90
 
 
 class _Slice(NamedTuple):
-    """An entry of an array along its first axis; nothing else is kept of an array that is mapped."""
+    """An entry of an array along its first axis: a view if that is mapped; if compressed, all of it is read each time."""
 
     array: Array
     index: int
