@@ -18,7 +18,7 @@ _MOST = 20_000  # variables that stacks may hold: published models have up to 90
 
 
 class _Slice(NamedTuple):
-    """An entry of an array along its first axis: a view if that is mapped; if compressed, all of it is read each time."""
+    """An entry of an array along its first axis: a view of one that is mapped; of a compressed one all is read."""
 
     array: Array
     index: int
