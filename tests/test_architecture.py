@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "tfdeit"
 ROWS = [
-    {"config", "images", "labels", "resample"},
+    {"config", "images", "labels", "protocols", "resample"},
     {"layers", "outputs", "zoo"},
     {"checkpoint"},
     {"backbone", "processor_config"},

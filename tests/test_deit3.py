@@ -94,6 +94,26 @@ def test_loading_at_another_size_interpolates_all_positions(model, tmp_path, rng
     np.testing.assert_allclose(loaded(pixel_values).logits, expected, atol=1e-5)
 
 
+def test_stochastic_depth_is_uniform(model, tmp_path, rng):
+    """All blocks drop at one rate: with 0.9 the first drops too, which never happens where rates rise from 0."""
+    rising = model.config.replace(drop_path_rate=0.9, num_hidden_layers=3)
+    assert rising.drop_path_rates == pytest.approx([0, 0.45, 0.9])
+    uniform = rising.replace(uniform_drop_path=True)
+    assert uniform.drop_path_rates == [0.9] * 3
+    trained = randomise(type(model)(uniform))
+    trained.save_pretrained(tmp_path)
+    assert type(model).from_pretrained(tmp_path).config.uniform_drop_path
+    assert "uniform_drop_path" not in rising.to_dict()
+    for config, dropped in ((rising, False), (uniform, True)):
+        backbone = randomise(type(model)(config)).backbone
+        pixel_values = rng.normal(size=(16, 32, 32, 3)).astype("float32")
+        states = backbone(pixel_values, output_hidden_states=True, training=True).hidden_states
+        unchanged = [np.array_equal(before, after) for before, after in zip(states[0], states[1], strict=True)]
+        assert any(unchanged) == dropped
+    with pytest.raises(ValueError, match="Expected uniform_drop_path to be True or False"):
+        rising.replace(uniform_drop_path=1)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "bfloat16"])
 def test_trains_with_recomputation_and_stochastic_depth(dtype, rng):
     config = tfdeit.ViTConfig(**MICRO, **OPTIONS, drop_path_rate=0.1)

@@ -1,5 +1,6 @@
 """Damaged files of every format: an error of ours or harmless, quickly and in little memory; a seeded fuzz."""
 
+import argparse
 import resource
 import time
 
@@ -36,9 +37,16 @@ def write_npz(path, save):
         save(file, **TENSORS)
 
 
+def write_training_torch(path):
+    torch = pytest.importorskip("torch", reason="writes argparse.Namespace into a torch file")
+    values = {name: torch.from_numpy(tensor) for name, tensor in TENSORS.items()}
+    torch.save({"model": values, "args": argparse.Namespace(lr=0.1, name="x"), "epoch": 3}, path)
+
+
 WRITERS = {
     "safetensors": lambda path: save_file(TENSORS, path),
     "torch": lambda path: write_torch(path, {"model": TENSORS}),
+    "torch of a training run": write_training_torch,
     "torch before 1.6": write_legacy_torch,
     "npz": lambda path: write_npz(path, np.savez),
     "compressed npz": lambda path: write_npz(path, np.savez_compressed),

@@ -1,7 +1,9 @@
 """Checkpoints by name, from a hub on this machine."""
 
+import dataclasses
 import importlib.resources
 import json
+import socket
 import sys
 
 import keras
@@ -152,6 +154,42 @@ def test_a_broken_connection_is_resumed(hub, micro, monkeypatch):
     assert (directory / "model.safetensors").read_bytes() == micro[1]["model.safetensors"]
 
 
+def test_a_mistyped_path_is_not_asked_for(hub, micro, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    with pytest.raises(CheckpointError, match="Received: 'models/deit', which does not: models is a directory here"):
+        find_directory("models/deit")
+    for name in ("weights/deit.pth", "weights/model.safetensors", "weights/vit.npz"):
+        with pytest.raises(CheckpointError, match=f"'{name}', which does not: it ends as a file does"):
+            tfdeit.port(name, tmp_path / "out")
+    with pytest.raises(CheckpointError, match="'models/deit', which does not: models is a directory"):
+        tfdeit.TFDeiTModel.from_pretrained("models/deit")
+    assert hub.requests == []
+    (tmp_path / "facebook").mkdir()  # of the zoo: no slip of the pen
+    publish(hub, TINY, micro[1])
+    assert (find_directory(TINY) / "config.json").is_file()
+
+
+def test_nobody_answers(hub, micro, monkeypatch):
+    """As without a network: one attempt, and an error that names both possibilities; what is cached still loads."""
+    publish(hub, TINY, micro[1])
+    fetch(TINY)
+    hub.shutdown()
+    hub.server_close()
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("it waits to try again"))
+    with pytest.raises(CheckpointError, match="Received: 'some/body': there is no such path, and the hub does not ans"):
+        find_directory("some/body")
+    assert (fetch(TINY) / "model.safetensors").is_file()
+
+
+def test_a_silent_hub_is_not_waited_for(hub, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(CheckpointError, match="the hub does not answer .*timed out"):
+            find_directory("some/body")
+
+
 def test_what_is_not_there(hub):
     with pytest.raises(CheckpointError, match="'x/no-such-model', which is none, or is private and needs a token"):
         find_directory("x/no-such-model")
@@ -201,9 +239,14 @@ def test_publishers_files(hub, tmp_path, monkeypatch):
     ],
 )
 def test_a_publishers_file_is_ported_once(name, to, deit3, tmp_path, monkeypatch, rng):
-    size = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1, "intermediate_size": 128}
-    config_class = zoo.find(name).config_class
-    config = config_class(**size, **deit3, image_size=32, patch_size=8, num_labels=5, layer_norm_eps=1e-6)
+    size = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+    row = zoo.find(name)
+    # A small one of that name; what no shape tells is unlike all defaults.
+    untold = {"layer_norm_eps": 1e-3, "hidden_act": "relu"}
+    fields = {**size, **deit3, **untold, "image_size": 32, "patch_size": 8, "encoder_stride": 8, "num_labels": 5}
+    row = dataclasses.replace(row, architecture=fields)
+    monkeypatch.setitem(zoo.BY_NAME, name, row)
+    config = row.config()
     distilled = config.model_type == "deit"
     cls = tfdeit.TFDeiTForImageClassificationWithTeacher if distilled else tfdeit.TFViTForImageClassification
     model = cls(config)
@@ -219,9 +262,12 @@ def test_a_publishers_file_is_ported_once(name, to, deit3, tmp_path, monkeypatch
     written = (file.parent / "net.pth.ported" / "model.safetensors").stat().st_mtime_ns
     found = tfdeit.get_model(name)
     assert (file.parent / "net.pth.ported" / "model.safetensors").stat().st_mtime_ns == written
-    row = zoo.find(name)
-    expected = protocol_processor(row.protocol, 224)
+    expected = protocol_processor(row.protocol, 32)
     assert found.image_processor.to_dict() == expected.to_dict()
+    stored = tfdeit.ViTConfig.from_dict if not distilled else tfdeit.DeiTConfig.from_dict
+    values = json.loads((file.parent / "net.pth.ported" / "config.json").read_text())
+    assert stored(values).replace(extra={}) == config
+    assert values["tfdeit_provenance"]["checkpoint"] == json.loads(json.dumps(row.to_dict()))
 
 
 def test_download_is_the_real_one():

@@ -210,7 +210,7 @@ def test_report_finds_a_wrong_weight(tmp_path):
 
 
 def test_checkpoint_without_an_oracle(tmp_path, capsys):
-    model = tfdeit.TFViTModel(tfdeit.ViTConfig(**MICRO | {"num_hidden_layers": 0}))
+    model = tfdeit.TFViTModel(tfdeit.ViTConfig(**MICRO | {"num_hidden_layers": 1}))
     model.save(tmp_path / "a.keras")
     arguments = ["port", str(tmp_path / "a.keras"), "-o", str(tmp_path / "out"), "--verify"]
     assert main(arguments) == 1

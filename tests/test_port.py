@@ -1,5 +1,6 @@
 """Porting: every format in and out, exactly; against plain numpy, torch, transformers and Keras; or one error."""
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -18,7 +19,9 @@ from references import IMAGES, MMPRETRAIN, OVERRIDES, TIMM, random_tensors, torc
 from safetensors.numpy import load_file, save_file
 
 import tfdeit
+from tfdeit import zoo
 from tfdeit.checkpoint import CheckpointError
+from tfdeit.checkpoint.big_vision import read_tower
 from tfdeit.checkpoint.files import named_variables
 from tfdeit.checkpoint.fit import variable_shapes
 from tfdeit.checkpoint.formats import FORMAT_OF, FORMATS, format_rules
@@ -28,6 +31,7 @@ from tfdeit.checkpoint.rules import from_keras, to_keras
 from tfdeit.checkpoint.torch_files import read_torch, write_torch
 from tfdeit.cli import TARGETS as CLI_TARGETS
 from tfdeit.cli import main
+from tfdeit.processing import protocol_processor
 
 SUFFIXES = {"hf": "", "timm": ".safetensors", "fb": ".pth", "mmpretrain": ".pth", "npz": ".npz", "keras": ".weights.h5"}
 CONFIG = {
@@ -91,6 +95,93 @@ def test_google_names_give_the_logits_of_numpy(tmp_path, prefix, big_vision, sav
     assert source.format == ("Big Vision npz" if big_vision else "Google npz")
     logits = load(source, tmp_path / "out")(IMAGES).logits
     np.testing.assert_allclose(logits, ref.google_forward(tensors, prefix, big_vision), rtol=0, atol=1e-4)
+
+
+def stack_blocks(tensors):
+    """As Big Vision's `scan=True` has them: a variable of all blocks is one array, with blocks on its first axis."""
+    stacked = {name: tensor for name, tensor in tensors.items() if "/encoderblock_" not in name}
+    for name in tensors:
+        if "/encoderblock_0/" in name:
+            blocks = [tensors[name.replace("_0/", f"_{i}/", 1)] for i in range(ref.DEPTH)]
+            stacked[name.replace("/encoderblock_0/", "/encoderblock/")] = np.stack(blocks)
+    return stacked
+
+
+TEXT = {"params/txt/Embed_0/embedding": np.ones((7, 3), "f4"), "params/t": np.ones(1, "f4")}
+TEXT |= {"params/txt/Encoder_0/encoderblock/LayerNorm_0/bias": np.ones((2, 3), "f4")}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "scan", "big_vision", "save"),
+    [
+        ("", True, True, np.savez),
+        ("params/", True, True, np.savez_compressed),
+        ("params/img/", True, True, np.savez),
+        ("params/img/", False, True, np.savez_compressed),
+        ("params/img/", False, False, np.savez),
+        ("img/", False, True, np.savez),
+        ("img/", True, False, np.savez),
+    ],
+)
+def test_towers_and_stacks_give_the_logits_of_numpy(tmp_path, prefix, scan, big_vision, save):
+    tensors = random_tensors(ref.google_shapes(prefix, big_vision))
+    beside = {name.removeprefix("" if "params" in prefix else "params/"): tensor for name, tensor in TEXT.items()}
+    beside = beside if "img" in prefix else {}
+    save(tmp_path / "a.npz", **(stack_blocks(tensors) if scan else tensors), **beside)
+    source = port(tmp_path / "a.npz", tmp_path / "out")
+    assert source.unused == sorted(beside)
+    logits = load(source, tmp_path / "out")(IMAGES).logits
+    np.testing.assert_allclose(logits, ref.google_forward(tensors, prefix, big_vision), rtol=0, atol=1e-4)
+
+
+def test_slices_of_a_stack_are_views_of_the_mapped_file(tmp_path):
+    np.savez(tmp_path / "a.npz", **stack_blocks(random_tensors(ref.google_shapes("params/", True))))
+    name = "params/Transformer/encoderblock_1/MlpBlock_0/Dense_0/kernel"
+    arrays, _ = read_tower(read_any(tmp_path / "a.npz")[0], "a.npz")
+    array = np.asarray(arrays[name])
+    assert array.shape == arrays[name].shape == (ref.WIDTH, ref.HIDDEN)
+    while isinstance(array.base, np.ndarray):
+        assert not array.flags.writeable
+        array = array.base
+    assert isinstance(array, np.memmap)
+
+
+@pytest.mark.parametrize("prefix", ["", "params/", "params/img/"])
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ("MAPHead_0/probe", r"pools by attention: {}MAPHead_0/probe.*SigLIP"),
+        ("head/extra", "has none and pools by averaging the patches"),
+    ],
+)
+def test_big_vision_without_class_token(tmp_path, prefix, head, message):
+    tensors = random_tensors(ref.google_shapes(prefix, True))
+    del tensors[f"{prefix}cls"]
+    np.savez(tmp_path / "a.npz", **stack_blocks(tensors), **{f"{prefix}{head}": np.ones((1, 1, 3), "f4")})
+    fails(tmp_path / "a.npz", f"class token, {prefix}cls, in .*{message.format(prefix)}")
+
+
+@pytest.mark.parametrize(
+    "shape", [(), (3, ref.WIDTH), (0, ref.WIDTH), (2**40, 0), (ref.WIDTH,)], ids=lambda shape: str(shape)
+)
+def test_stacks_of_other_depths(tmp_path, shape):
+    tensors = stack_blocks(random_tensors(ref.google_shapes("params/", True)))
+    name = "params/Transformer/encoderblock/LayerNorm_0/bias"
+    np.savez(tmp_path / "a.npz", **tensors | {name: np.zeros(shape, "f4")})
+    fails(tmp_path / "a.npz", "blocks in .* as stacks of one depth.*Received: ")
+    if shape == (2**40, 0):  # all of that depth, and not a byte
+        stacks = {name: np.zeros((2**40, 0), "f4") for name in tensors if "/encoderblock/" in name}
+        np.savez(tmp_path / "a.npz", **tensors | stacks)
+        fails(tmp_path / "a.npz", "blocks in .* as stacks of one depth and 20000 variables at most")
+        many = {f"Transformer/encoderblock/{i}": np.zeros((1000, 0), "f4") for i in range(100)}
+        np.savez(tmp_path / "a.npz", **many)
+        fails(tmp_path / "a.npz", "blocks in .* as stacks of one depth and 20000 variables at most")
+
+
+def test_stacks_beside_single_blocks(tmp_path):
+    tensors = random_tensors(ref.google_shapes("params/", True))
+    np.savez(tmp_path / "a.npz", **tensors | stack_blocks(tensors))
+    fails(tmp_path / "a.npz", "or each apart. Received: both, ")
 
 
 def test_numpy_stores_bfloat16_as_two_bytes(tmp_path):
@@ -386,6 +477,103 @@ def test_config_and_processor_of_a_directory_go_along(tmp_path):
     assert load(source, tmp_path / "b").config.layer_norm_eps == 1e-5
 
 
+# Published checkpoints by name.
+
+
+@pytest.fixture
+def row(monkeypatch):
+    """A row of the zoo, as small as the files of these tests; what no shape tells is unlike all defaults."""
+    row = zoo.find("deit_tiny_patch16_224")
+    row = dataclasses.replace(row, architecture={**CONFIG, "hidden_act": "relu", "layer_norm_eps": 1e-3})
+    monkeypatch.setitem(zoo.BY_NAME, row.name, row)
+    return row
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_a_name_says_what_shapes_do_not(tmp_path, row, to):
+    timm_file(tmp_path / "a.safetensors")
+    source = port(tmp_path / "a.safetensors", tmp_path / f"b{SUFFIXES[to]}", to=to, name=row.name)
+    assert source.config == source.stored == row.config()
+    if to == "hf":
+        assert tfdeit.ViTConfig.from_pretrained(tmp_path / "b").replace(extra={}) == row.config()
+        note = json.loads((tmp_path / "b/config.json").read_text())["tfdeit_provenance"]["checkpoint"]
+        assert note == json.loads(json.dumps(row.to_dict()))
+        assert (note["top1"], note["accuracy_protocol"], note["licence"]) == (72.2, "fb", "Apache-2.0")
+        processor = tfdeit.AutoImageProcessor.from_pretrained(tmp_path / "b")
+        assert processor.to_dict() == protocol_processor(row.protocol, 16).to_dict()
+
+
+def test_a_name_and_other_wishes(tmp_path, row):
+    timm_file(tmp_path / "a.safetensors")
+    source = port(tmp_path / "a.safetensors", tmp_path / "b", name=row.name, image_size=24, id2label=["x", "y"])
+    assert source.config == row.config(image_size=24, id2label=["x", "y"])
+    assert tfdeit.AutoImageProcessor.from_pretrained(tmp_path / "b").crop_size == {"height": 24, "width": 24}
+    port(tmp_path / "a.safetensors", tmp_path / "c", name=row.name, image_size=(16, 24))
+    assert not (tmp_path / "c/preprocessor_config.json").exists()  # protocols are of squares
+
+
+def test_epsilon_is_of_the_file_where_the_row_does_not_say_it(tmp_path, row, monkeypatch):
+    """The hub's copies of DeiT say 1e-12, Facebook's own files mean 1e-6."""
+    monkeypatch.setitem(zoo.BY_NAME, row.name, dataclasses.replace(row, architecture=CONFIG))
+    timm_file(tmp_path / "a.safetensors")
+    assert open_source(tmp_path / "a.safetensors", row.name).config.layer_norm_eps == 1e-6
+    assert all("layer_norm_eps" not in zoo.find(name).architecture for name in zoo.list_models("facebook/*"))
+
+
+def test_a_directory_keeps_its_own_config_and_processor(tmp_path, row):
+    our_model("ViTForImageClassification", layer_norm_eps=1e-5).save_pretrained(tmp_path / "a")
+    tfdeit.ViTImageProcessor(size=17).save_pretrained(tmp_path / "a")
+    source = port(tmp_path / "a", tmp_path / "b", name=row.name)
+    assert source.config.layer_norm_eps == 1e-5
+    assert tfdeit.AutoImageProcessor.from_pretrained(tmp_path / "b").size == {"height": 17, "width": 17}
+    our_model("ViTForImageClassification", num_attention_heads=2).save_pretrained(tmp_path / "c")
+    fails_as(tmp_path / "c", row.name, "  num_attention_heads: 2 instead of 4")
+
+
+def fails_as(path, name, *lines):
+    with pytest.raises(CheckpointError) as caught:
+        open_source(path, name)
+    assert str(caught.value).splitlines() == [f"{path}: Expected the checkpoint {name}. Received one with", *lines]
+
+
+def test_features_without_classes_are_known_by_their_shapes(tmp_path, row, monkeypatch):
+    """A config.json of the hub says two classes where it says nothing."""
+    name = "vit_base_patch16_224_in21k"
+    monkeypatch.setitem(zoo.BY_NAME, name, dataclasses.replace(row, name=name, architecture=CONFIG | {"num_labels": 0}))
+    our_model("ViTModel", num_labels=2).save_pretrained(tmp_path / "a")
+    assert open_source(tmp_path / "a", name).architecture == "ViTModel"
+    our_model("ViTForImageClassification", num_labels=2).save_pretrained(tmp_path / "b")
+    fails_as(tmp_path / "b", name, "  num_labels: 2 instead of 0")
+
+
+def test_contradictions_are_listed(tmp_path):
+    timm_file(tmp_path / "a.safetensors", distilled=True)
+    fails_as(
+        tmp_path / "a.safetensors",
+        "deit3_medium_patch16_224",  # of 8 heads
+        "  model_type: deit instead of vit",
+        "  hidden_size: 32 instead of 512",
+        "  num_hidden_layers: 2 instead of 12",
+        "  intermediate_size: 48 instead of 2048",
+        "  image_size: 16 instead of 224",
+        "  patch_size: 4 instead of 16",
+        "  no_embed_class: False instead of True",
+        "  num_labels: 5 instead of 1000",
+        "  LayerScale: False instead of True",
+    )
+    with pytest.raises(ValueError, match="Did you mean 'deit_tiny_patch16_224'"):
+        port("no/where.pth", tmp_path / "b", name="deit_tiny_patch16_223")
+
+
+def test_heads_of_google_against_a_row(tmp_path, row, monkeypatch):
+    np.savez(tmp_path / "a.npz", **random_tensors(ref.google_shapes()))
+    assert open_source(tmp_path / "a.npz", row.name).config == row.config()
+    other = dataclasses.replace(row, architecture={**row.architecture, "num_attention_heads": 2})
+    monkeypatch.setitem(zoo.BY_NAME, row.name, other)
+    with pytest.raises(CheckpointError, match=r"misshapen: .*query/kernel \(32x4x8 instead of 32x2x16\)"):
+        open_source(tmp_path / "a.npz", row.name)
+
+
 # What does not fit.
 
 
@@ -420,10 +608,30 @@ def test_mixed_names(tmp_path):
 
 
 def test_names_of_two_formats(tmp_path):
-    save_file({"head.weight": np.ones((2, 3), "f4")}, tmp_path / "a.safetensors")
+    names = {"blocks.0.norm1.bias": np.ones(3, "f4"), "head.weight": np.ones((2, 3), "f4")}
+    save_file(names, tmp_path / "a.safetensors")
     fails(tmp_path / "a.safetensors", "patch_embed.proj.weight, which tells the model's sizes")
-    np.savez(tmp_path / "a.npz", **{"embedding/bias": np.ones(3, "f4"), "cls": np.ones((1, 1, 3), "f4")})
+    names = {"Transformer/encoderblock_0/LayerNorm_0/bias": np.ones(3, "f4"), "cls": np.ones((1, 1, 3), "f4")}
+    np.savez(tmp_path / "a.npz", **names)
     fails(tmp_path / "a.npz", "(?s)of several:\n  Google npz knows 2 of 2\n  Big Vision npz knows 2 of 2")
+
+
+def test_models_without_blocks(tmp_path):
+    """Formats differ in the names of blocks: without these a file is of no one format, whatever its config says."""
+    our_model("ViTForImageClassification", num_hidden_layers=0).save_pretrained(tmp_path / "a")
+    fails(tmp_path / "a", "transformer blocks in .*Received: depth 0.* of Hugging Face or Hugging Face in memory")
+    tfdeit.TFViTForImageClassification.from_pretrained(tmp_path / "a")  # which need not guess the format
+
+    def without_blocks(tensors):
+        for name in [name for name in tensors if name.startswith("blocks.")]:
+            del tensors[name]
+
+    timm_file(tmp_path / "a.safetensors", change=without_blocks)
+    fails(tmp_path / "a.safetensors", "transformer blocks in .*Received: depth 0.* of timm")
+    our_model("ViTForImageClassification").save_pretrained(tmp_path / "b")
+    config = json.loads((tmp_path / "b/config.json").read_text()) | {"num_hidden_layers": 0}
+    (tmp_path / "b/config.json").write_text(json.dumps(config))
+    fails(tmp_path / "b", "Expected config.json to say num_hidden_layers=2, as the weights have. Received: 0")
 
 
 def test_names_of_nobody(tmp_path):
@@ -534,6 +742,13 @@ def test_command(tmp_path, capsys):
     assert (config.num_attention_heads, config.hidden_act) == (4, "relu")
     assert main(["port", source, "-o", out]) == 2
     assert "num_attention_heads" in capsys.readouterr().err
+    assert main(["port", source, "-o", out, "--name", "deit_tiny_patch16_224"]) == 2
+    assert (
+        "Expected the checkpoint deit_tiny_patch16_224. Received one with\n  hidden_size: 32" in capsys.readouterr().err
+    )
+    for field in ("to", "name", "progress", "output"):
+        assert main(["port", source, "-o", out, "--set", f"{field}=x"]) == 2
+        assert f"Expected a field of ViTConfig. Received: '{field}'" in capsys.readouterr().err
 
 
 def test_script():

@@ -16,8 +16,6 @@ from PIL import Image
 from tfdeit import processing
 from tfdeit.images import ImageError
 from tfdeit.processing import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     AutoFeatureExtractor,
     AutoImageProcessor,
     BatchFeature,
@@ -29,6 +27,7 @@ from tfdeit.processing import (
     ViTImageProcessorFast,
     protocol_processor,
 )
+from tfdeit.protocols import IMAGENET_MEAN, IMAGENET_STD
 
 IMAGENET = {"image_mean": list(IMAGENET_MEAN), "image_std": list(IMAGENET_STD)}
 

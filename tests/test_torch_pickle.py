@@ -1,5 +1,6 @@
 """Torch files: equal to torch bit for bit, mapped, and unharmed by any bytes."""
 
+import argparse
 import os
 import pickle
 import time
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from tfdeit.checkpoint import CheckpointError
-from tfdeit.checkpoint.torch_files import LEGACY_MAGIC, read_torch, read_torch_state_dict
+from tfdeit.checkpoint.torch_files import LEGACY_MAGIC, read_torch, read_torch_state_dict, read_wrapped_state_dict
 
 SIX = np.arange(6, dtype="<f4")
 
@@ -133,6 +134,34 @@ def test_containers_around_a_state_dict(torch, path):
         read_torch_state_dict(path)
 
 
+@pytest.mark.parametrize("legacy_format", [False, True])
+def test_checkpoint_of_a_training_run(torch, path, legacy_format):
+    """What Facebook's main.py saves: the model's weights are read, what is beside them is not."""
+    model = torch.nn.Linear(3, 2)
+    average = {name: tensor + 1 for name, tensor in model.state_dict().items()}
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    args = argparse.Namespace(lr=5e-4, betas=(0.9, 0.999), device="cuda", inner=argparse.Namespace(deep=[1, None]))
+    values = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 299, "model_ema": average}
+    values |= {"lr_scheduler": {"base_values": [5e-4], "t_in_epochs": True}, "scaler": {"scale": 65536.0}}
+    torch.save(values | {"args": args}, path, _use_new_zipfile_serialization=not legacy_format)
+    received = read_wrapped_state_dict(path)
+    assert received.keys() == model.state_dict().keys()
+    for name, tensor in model.state_dict().items():
+        np.testing.assert_array_equal(received[name], tensor, strict=True)
+    whole = read_torch(path)
+    assert whole["args"] == {}
+    np.testing.assert_array_equal(whole["model_ema"]["bias"], average["bias"])
+    assert whole["optimizer"]["param_groups"][0]["params"] == [0, 1]
+
+
+def test_averaged_weights_alone_are_not_taken_for_the_model(torch, path):
+    torch.save({"model_ema": {"a": torch.ones(2)}, "args": argparse.Namespace(lr=1.0)}, path)
+    with pytest.raises(CheckpointError, match="top-level keys args, model_ema; .*Save the state dict alone"):
+        read_wrapped_state_dict(path)
+
+
 def test_file_without_checksums(torch, path):
     torch.serialization.set_crc32_options(False)
     try:
@@ -205,6 +234,7 @@ def test_hostile_legacy_file(path, data, message):
         read_torch(path)
 
 
+NAMESPACE = named("argparse", "Namespace")
 REBUILD = named("torch._utils", "_rebuild_tensor_v2")
 ORDERED_DICT = named("collections", "OrderedDict")
 HOSTILE = {
@@ -214,6 +244,20 @@ HOSTILE = {
     "opcode to instantiate": ORDERED_DICT + b")\x81",
     "opcode to instantiate, old": b"(icollections\nOrderedDict\n",
     "extension registry": b"\x82\x01",
+    "namespace with arguments": NAMESPACE + literal(("x",)) + b"\x81",
+    "namespace with a list of arguments": NAMESPACE + b"]\x81",
+    "namespace with keyword arguments": NAMESPACE + b")" + literal({"x": 1}) + b"\x92",
+    "namespace that is called": NAMESPACE + b")R",
+    "namespace, old": b"(iargparse\nNamespace\n",
+    "namespace, oldest": b"(" + NAMESPACE + b"o",
+    "namespace as a tuple": literal(("argparse.Namespace",)) + b")\x81",
+    "namespace of a global": NAMESPACE + b")\x81}" + literal("x") + named("os", "system") + b"sb",
+    "namespace of a call": NAMESPACE + b")\x81}" + literal("x") + REBUILD + literal(("true",)) + b"Rsb",
+    "attributes of the class Namespace": NAMESPACE + literal({"__init__": None}) + b"b",
+    "another class of argparse": named("argparse", "ArgumentParser") + b")\x81",
+    "attribute of Namespace": named("argparse", "Namespace.__class__") + b")\x81",
+    "tensor as a class": tensor() + b")\x81",
+    "instance without a class": b")\x81",
     "attributes of a function": REBUILD + literal({"__defaults__": ()}) + b"b",
     "attributes of a tensor": tensor() + literal((1, (6,), None, False, b"x" * 24)) + b"b",
     "call of a tensor": tensor() + b")R",
@@ -258,6 +302,18 @@ def test_hostile_pickle(path, kind):
     with pytest.raises(CheckpointError) as caught:
         read_torch(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_no_code_runs_in_a_namespace(path, tmp_path, protocol):
+    sentinel = tmp_path / "executed"
+    payload = pickle.dumps(argparse.Namespace(lr=Exploit(os.system, f"touch {sentinel}")), protocol)
+    write_torch(path, payload)
+    with pytest.raises(CheckpointError, match="nothing was executed"):
+        read_torch(path)
+    assert not sentinel.exists()
+    pickle.loads(payload)  # the exploit is a live one
+    assert sentinel.exists()
 
 
 def test_large_memo_index_allocates_nothing(path):

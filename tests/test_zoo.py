@@ -155,6 +155,7 @@ def test_deit3_agrees_with_its_readme(name, macs, top1):
     assert abs(row.accuracy.top1 - top1) < 0.15  # timm measured it again
     assert config.no_embed_class
     assert config.layerscale_value == 1e-4
+    assert config.uniform_drop_path
 
 
 def test_wildcards_match_names_and_aliases():

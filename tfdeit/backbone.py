@@ -129,13 +129,15 @@ class TFViTModel(PretrainedModel):
         super().__init__(config, **kwargs)
 
     def create_layers(self):
-        config, policy, depth = self.config, self.dtype_policy, self.config.num_hidden_layers
+        config, policy = self.config, self.dtype_policy
         self.patch_embedding = PatchEmbedding(config, dtype=policy, name="patch_embedding")
         self.token_concatenation = TokenConcatenation(
             config, self._options["use_mask_token"], dtype=policy, name="token_concatenation"
         )
-        rates = [config.drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
-        self.blocks = [TransformerBlock(config, rate, dtype=policy, name=f"block_{i}") for i, rate in enumerate(rates)]
+        self.blocks = [
+            TransformerBlock(config, rate, dtype=policy, name=f"block_{i}")
+            for i, rate in enumerate(config.drop_path_rates)
+        ]
         self.final_norm = self.norm("norm")
         self.pooler = None
         if self._options["add_pooling_layer"]:

@@ -86,10 +86,14 @@ def build_parser() -> argparse.ArgumentParser:
     port.add_argument(
         "source",
         metavar="SOURCE",
-        help="directory in Hugging Face format, or file: .safetensors .pth .bin .npz .h5 .keras",
+        help="directory in Hugging Face format; file: .safetensors .pth .bin .npz .h5 .keras; or the name of one "
+        "to download, as `tfdeit list` and the hub have them",
     )
     port.add_argument(
         "-o", "--output", required=True, metavar="OUT", help="directory for hf, else a file with the target's suffix"
+    )
+    port.add_argument(
+        "--name", metavar="ZOO_NAME", help="which published checkpoint SOURCE is, where it is a file (`tfdeit list`)"
     )
     port.add_argument("--to", choices=TARGETS, default="hf", help="what to write (%(default)s)")
     port.add_argument(

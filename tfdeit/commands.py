@@ -117,10 +117,14 @@ def run_info(args: argparse.Namespace) -> int:
 
 def run_port(args: argparse.Namespace) -> int:
     """Converts a checkpoint, and compares it with the original if asked to."""
+    from tfdeit.checkpoint import listing
     from tfdeit.checkpoint.port import port
+    from tfdeit.config import ViTConfig
 
+    overrides = dict(args.overrides)
     try:
-        source = port(args.source, args.output, args.to, lambda n: progress(n, "porting"), **dict(args.overrides))
+        ViTConfig.check_names(overrides)
+        source = port(args.source, args.output, args.to, lambda n: progress(n, "porting"), args.name, **overrides)
     except (OSError, ValueError) as error:
         print(f"tfdeit port: error: {error}", file=sys.stderr)
         return 2
@@ -128,11 +132,11 @@ def run_port(args: argparse.Namespace) -> int:
     print(f"{args.output}: {source.architecture} of {size:.1f} M parameters, from {source.format}")
     for kind, names in (("newly initialised, to be trained", source.initialised), ("unused", source.unused)):
         if names:
-            print(f"tfdeit port: {kind}: {', '.join(names)}", file=sys.stderr)
+            print(f"tfdeit port: {kind}: {listing(names)}", file=sys.stderr)
     if not args.verify:
         return 0
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    start_keras()
     from tfdeit.parity import NoOracle, table, verify, write_report
 
     try:
@@ -177,11 +181,7 @@ def load_classifier(source: str, protocol: str | None):
         ValueError: if the checkpoint cannot be used.
         FileNotFoundError: if it has no preprocessor_config.json, and no protocol is given.
     """
-    with silenced_stderr():
-        import keras
-
-        keras.ops.zeros(1)  # finds the devices
-
+    keras = start_keras()
     from tfdeit.checkpoint.files import find_directory
     from tfdeit.models import TFAutoModelForImageClassification
     from tfdeit.processing import AutoImageProcessor, protocol_processor
@@ -201,6 +201,15 @@ def load_classifier(source: str, protocol: str | None):
             ) from None
         return model, protocol_processor(protocol, size)
     return model, processor.with_protocol(protocol, size) if protocol else processor
+
+
+def start_keras():
+    """Imports Keras, without what its backend says of this machine."""
+    with silenced_stderr():
+        import keras
+
+        keras.ops.zeros(1)  # finds the devices
+    return keras
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -53,6 +53,7 @@ class ViTConfig:
         layerscale_value: initial value of LayerScale, a learned factor per channel of both branches of a block; None
             for none. DeiT III has it. transformers has it in DINOv2, whose name this is, but not in ViT or DeiT.
         no_embed_class: whether the position table has rows for the patches only, as DeiT III's (the name is timm's).
+        uniform_drop_path: whether all blocks have the rate `drop_path_rate`, as DeiT III's.
         attn_implementation: "sdpa" uses the backend's fused attention where it has one, "eager" never does.
         output_hidden_states: default of the models' argument of the same name.
         output_attentions: default of the models' argument of the same name.
@@ -87,6 +88,7 @@ class ViTConfig:
     pooler_act: str = "tanh"
     layerscale_value: float | None = None
     no_embed_class: bool = False
+    uniform_drop_path: bool = False
     attn_implementation: str = "sdpa"
     output_hidden_states: bool = False
     output_attentions: bool = False
@@ -149,7 +151,8 @@ class ViTConfig:
         _check(self.layer_norm_eps > 0, "layer_norm_eps", "a positive number", self.layer_norm_eps)
         scale = self.layerscale_value
         _check(scale is None or isinstance(scale, (int, float)), "layerscale_value", "a number or None", scale)
-        _check(isinstance(self.no_embed_class, bool), "no_embed_class", "True or False", self.no_embed_class)
+        for name in ("no_embed_class", "uniform_drop_path"):
+            _check(isinstance(getattr(self, name), bool), name, "True or False", getattr(self, name))
         _check(self.initializer_range >= 0, "initializer_range", "a number of at least 0", self.initializer_range)
         for name in ("hidden_act", "pooler_act"):
             value = getattr(self, name)
@@ -202,6 +205,12 @@ class ViTConfig:
         return 0 if self.no_embed_class else self.num_prefix_tokens
 
     @property
+    def drop_path_rates(self) -> list[float]:
+        """Rate of stochastic depth of each block."""
+        rate, last = self.drop_path_rate, max(self.num_hidden_layers - 1, 1)
+        return [rate if self.uniform_drop_path else rate * i / last for i in range(self.num_hidden_layers)]
+
+    @property
     def num_params(self) -> int:
         """Parameters of the classifier: the backbone without pooler, and one head per prefix token."""
         width, hidden, patch = self.hidden_size, self.intermediate_size, self.patch_hw[0] * self.patch_hw[1]
@@ -236,7 +245,7 @@ class ViTConfig:
             changes = {"num_labels": None, "id2label": None, "label2id": None} | changes
         if "hidden_size" in changes and self.pooler_output_size == self.hidden_size:
             changes = {"pooler_output_size": None} | changes
-        self._check_names(changes)
+        self.check_names(changes)
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -246,7 +255,11 @@ class ViTConfig:
         fields["id2label"] = {str(index): name for index, name in self.id2label.items()}
         fields["label2id"] = dict(self.label2id)
         del fields["num_labels"]
-        for name in ("layerscale_value", "no_embed_class"):  # unknown to transformers, so only where they are on
+        for name in (
+            "layerscale_value",
+            "no_embed_class",
+            "uniform_drop_path",
+        ):  # unknown to transformers, so only where they are on
             if fields[name] in (None, False):
                 del fields[name]
         return {**self.extra, "model_type": self.model_type, **fields}
@@ -287,7 +300,8 @@ class ViTConfig:
         (Path(directory) / "config.json").write_text(text + "\n", encoding="utf-8")
 
     @classmethod
-    def _check_names(cls, changes):
+    def check_names(cls, changes: Iterable[str]):
+        """Raises a ValueError for the first of `changes` that is no field, with one that comes close."""
         known = [f.name for f in dataclasses.fields(cls)]
         for name in changes:
             if name not in known:

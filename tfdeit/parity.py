@@ -204,11 +204,15 @@ def _timm_answer(source: Source, pixel_values: np.ndarray) -> Answer:
         mlp_ratio=config.intermediate_size / config.hidden_size,
         qkv_bias=config.qkv_bias,
         num_classes=config.num_labels,
+        no_embed_class=source.format == "Big Vision npz",
     )
     if source.format == "timm":
         model.load_state_dict(_load_tensors(torch, source.path))
     else:
-        model.load_pretrained(str(source.path))
+        try:
+            model.load_pretrained(str(source.path))
+        except KeyError as error:  # stacks of blocks, which older versions do not read
+            raise NoOracle(f"Expected a file that timm reads. Received: {source.path}, without {error}.") from error
     blocks: list[np.ndarray] = []
     for block in model.blocks:
         block.register_forward_hook(lambda block, inputs, tokens: blocks.append(tokens.numpy()))

@@ -17,11 +17,10 @@ from tfdeit import zoo
 from tfdeit.config import read_config
 from tfdeit.images import ImageError, flatten, read_block
 from tfdeit.processor_config import FILTERS, ProcessorConfig, choice, find_config, flag
+from tfdeit.protocols import preprocessor_config
 from tfdeit.resample import Taps, plan_resize, resample, resample_float, taps_matrix
 
 _TENSORS = {"tensorflow": "tf", "torch": "pt", "jax": "jax"}  # backend -> transformers' name of its tensors
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def _as_uint8(image):
@@ -343,6 +342,5 @@ def protocol_processor(protocol: str, image_size: int) -> BaseImageProcessor:
             `ProcessorConfig.with_protocol`. All but "vit" (mean and std 0.5) normalise with ImageNet's mean and std.
         image_size: Side of the square that the model takes, in pixels.
     """
-    if protocol == "vit":
-        return ViTImageProcessor().with_protocol(protocol, image_size)
-    return DeiTImageProcessor(image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD).with_protocol(protocol, image_size)
+    config = preprocessor_config(protocol, image_size)
+    return _FAMILIES[config["image_processor_type"].removesuffix("ImageProcessor")][0].from_dict(config)

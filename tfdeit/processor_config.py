@@ -1,4 +1,4 @@
-"""What a preprocessor_config.json says: parameters, their checks, the file, and the published protocols."""
+"""What a preprocessor_config.json says: parameters, their checks, and the file."""
 
 import copy
 import difflib
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tfdeit import protocols
 from tfdeit.checkpoint.files import find_directory
 from tfdeit.config import read_config
 from tfdeit.images import ImageError
@@ -174,10 +175,7 @@ class ProcessorConfig:
                 All but "vit" are bicubic.
             image_size: Side of the square that the model takes, in pixels.
         """
-        protocols = _protocols(image_size)
-        if protocol not in protocols:
-            raise ValueError(f"Expected a protocol out of {sorted(protocols)}. Received: protocol={protocol!r}")
-        return self.replace(**protocols[protocol])
+        return self.replace(**protocols.geometry(protocol, image_size))
 
     def geometry(self, height: int, width: int):
         """Where the pixels of an image go.
@@ -266,26 +264,6 @@ def _crop_start(size, crop, rounding):
     if rounding == "floor":
         return (size - crop) // 2
     return round((size - crop) / 2) if size >= crop else -((crop - size) // 2)
-
-
-def _protocols(size):
-    """What each evaluation changes: DeiT's datasets.py, timm's create_transform, and the configurations of the others.
-
-    Published for 224 and 384 pixels; other sizes keep the ratio.
-    """
-    enlarged = size * 256 // 224
-    bicubic = {"do_resize": True, "resample": 3, "do_center_crop": True, "crop_size": size}
-    torchvision = {**bicubic, "crop_rounding": "round"}
-    squash = {"do_resize": True, "size": size, "do_center_crop": False}
-    fb = {**torchvision, "size": {"shortest_edge": enlarged}}
-    return {
-        "fb": fb,
-        "timm": {**torchvision, "size": {"shortest_edge": size if size >= 384 else int(size / 0.9)}},
-        "hf": {**bicubic, "size": enlarged, "crop_rounding": "floor"},
-        "mmpretrain": {**squash, "resample": 3} if size >= 384 else fb,
-        "vit": {**squash, "resample": 2},
-        "deit3": {**torchvision, "size": {"shortest_edge": size}},
-    }
 
 
 def find_config(source) -> Path:

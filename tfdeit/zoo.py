@@ -214,7 +214,8 @@ def _deit3(size: str, image_size: int, data: str, top1: float, top5: float) -> C
         data=f"{IN21K}, then {IN1K}" if pretrained else IN1K,
         config_class=ViTConfig,
         architecture=_architecture(
-            size, patch_size, image_size, layer_norm_eps=1e-6, layerscale_value=1e-4, no_embed_class=True
+            *(size, patch_size, image_size),
+            **{"layer_norm_eps": 1e-6, "layerscale_value": 1e-4, "no_embed_class": True, "uniform_drop_path": True},
         ),
         url=f"{FACEBOOK}/{file}{'_v1' if file == 'deit_3_huge_224_21k' else ''}.pth",
         protocol=protocol,

@@ -123,7 +123,7 @@ def find_directory(source: str | os.PathLike) -> Path:
         )
     directory = path.with_name(f"{path.name}.ported")
     if not (directory / "config.json").is_file():
-        port(path, directory)
+        port(path, directory, name=str(source))
     return directory
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tfdeit.checkpoint import CheckpointError, listing
+from tfdeit.checkpoint.big_vision import TOWERS
 from tfdeit.checkpoint.rules import (
     CONV,
     DENSE,
@@ -279,8 +280,8 @@ FORMATS = (
     Format("timm", _timm, "blocks."),
     Format("Facebook's DeiT III", _facebook_3, "blocks.", marker=".gamma_1"),
     Format("MMPretrain", _mmpretrain, "backbone.layers."),
-    Format("Google npz", _npz, "encoderblock_", ("", "opt/target/", "params/")),
-    Format("Big Vision npz", _big_vision, "encoderblock_", ("params/", "")),
+    Format("Google npz", _npz, "encoderblock_", ("", "opt/target/", "params/", *TOWERS)),
+    Format("Big Vision npz", _big_vision, "encoderblock_", ("params/", "", *TOWERS)),
     Format("transformers' TensorFlow", _tensorflow, "layer_._", ("{}/",), 1e-12),
     Format("Keras", _keras, "transformer_block_", ("backbone/", ""), 1e-12),
 )
@@ -306,6 +307,11 @@ def identify(keys: Set[str], path: str) -> Match:
     """
     fits = [(len(keys - names), match, names) for match, names in _candidates(keys)]
     found = {match.format.name: match for unknown, match, _ in reversed(fits) if not unknown}
+    if keys and found and not any(match.depth for match in found.values()):
+        raise CheckpointError(
+            f"Expected a model with transformer blocks in {path}. Received: depth 0. Without their names a format is "
+            f"not known for sure: {listing(keys, 5)} may be of {' or '.join(sorted(found))}."
+        )
     if len(found) == 1 and keys:
         return next(iter(found.values()))
     lines = {}

@@ -14,6 +14,7 @@ from tfdeit.checkpoint.download import download
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in order of preference; either may be sharded
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".npz", ".h5", ".keras", ".json", ".index")
 
 
 def locate(source: str | os.PathLike) -> Path:
@@ -28,6 +29,7 @@ def locate(source: str | os.PathLike) -> Path:
     embedded = {path.parent.name: path.parent for path in folder.glob("*/config.json")}
     if str(source) in embedded:
         return embedded[str(source)]
+    _check_no_path(str(source))
     try:
         return fetch(str(source))
     except CheckpointError:
@@ -38,6 +40,20 @@ def locate(source: str | os.PathLike) -> Path:
             f"preprocessor_config.json), the name of an embedded one ({listing(embedded) or 'there is none'}), "
             f"of the zoo, or the id of a repository on the hub. Received: {str(source)!r}. {error}"
         ) from error
+
+
+def _check_no_path(source: str):
+    """Refuses what could be the id of a repository, but looks like a path: asking the hub for it only takes time."""
+    if source in zoo.BY_NAME or not HUB_ID.fullmatch(source):
+        return
+    folder = source.partition("/")[0]
+    if Path(folder).is_dir():
+        reason = f"{folder} is a directory here; to download from the hub, work in another one"
+    elif source.endswith(_SUFFIXES):
+        reason = "it ends as a file does, and the hub has directories"
+    else:
+        return
+    raise CheckpointError(f"Expected a file or directory that exists. Received: {source!r}, which does not: {reason}.")
 
 
 def fetch(name: str) -> Path:
@@ -73,8 +89,12 @@ def _fetch_repository(hub_id: str) -> Path:
             f"Expected a directory, or huggingface_hub to download {hub_id!r}. Received: neither. pip install "
             f"tfdeit[hub]; or put {_files(hub_id)} into a directory, and pass that."
         ) from error
+    endpoint = os.environ.get("HF_ENDPOINT")  # huggingface_hub itself reads it once, when it is imported
     try:
-        return _fetch_files(hub_id)
+        _check_answer(hub_id, endpoint)
+        return _fetch_files(hub_id, endpoint)
+    except CheckpointError:
+        raise
     except errors.GatedRepoError as error:
         reason = "access has to be asked for on its page, and a token (HF_TOKEN) given"
         raise CheckpointError(f"Expected to read {hub_id} on the hub. Received: {reason}.") from error
@@ -92,7 +112,7 @@ def _fetch_repository(hub_id: str) -> Path:
         raise CheckpointError(
             f"Expected config.json and {' or '.join(WEIGHTS)} in {hub_id} on the hub. Received: {error}"
         ) from error
-    except (OSError, errors.HfHubHTTPError.__base__) as error:  # the latter is of the HTTP library that it uses
+    except (OSError, *errors.HfHubHTTPError.__bases__) as error:  # the latter are of the HTTP library that it uses
         raise CheckpointError(
             f"Expected to download {hub_id}. Received: {error}. Run again to go on where it stopped; HF_HOME says "
             "where it is stored."
@@ -101,12 +121,30 @@ def _fetch_repository(hub_id: str) -> Path:
         raise CheckpointError(f"Expected a repository {hub_id!r} on the hub, in order. Received: {error}.") from error
 
 
-def _fetch_files(hub_id: str) -> Path:
+def _check_answer(hub_id: str, endpoint: str | None):
+    """Asks the hub once for a repository that is not cached: huggingface_hub tries for 24 s if nobody answers."""
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if constants.HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(hub_id, "config.json"), str):
+        return
+    url = hf_hub_url(hub_id, "config.json", endpoint=endpoint)
+    try:
+        with contextlib.suppress(HfHubHTTPError):  # an answer
+            get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except (OSError, *HfHubHTTPError.__bases__) as error:
+        raise CheckpointError(
+            f"Expected a file or directory that exists, or the id of a repository on the hub. Received: {hub_id!r}: "
+            f"there is no such path, and the hub does not answer ({error}). Without a network, put {_files(hub_id)} "
+            "into a directory, and pass that."
+        ) from error
+
+
+def _fetch_files(hub_id: str, endpoint: str | None) -> Path:
     """Downloads the files of one commit, and no others than are read; raises what huggingface_hub does."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    endpoint = os.environ.get("HF_ENDPOINT")  # huggingface_hub itself reads it once, when it is imported
     folder = Path(hf_hub_download(hub_id, "config.json", endpoint=endpoint)).parent  # named after the commit
     get = functools.partial(hf_hub_download, hub_id, revision=folder.name, endpoint=endpoint)
     candidates = [file for name in WEIGHTS for file in (name, f"{name}.index.json")]

@@ -14,7 +14,9 @@ from tfdeit.checkpoint.archives import faults_of, map_entry, map_file
 from tfdeit.checkpoint.torch_pickle import TORCH_STORAGES, unpickle
 
 LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch before 1.6 begin
-_WRAPPERS = ("model", "state_dict")  # of Facebook's and of MMPretrain's files
+# Of Facebook's and of MMPretrain's files. What is beside them is left: "model_ema" too, which Facebook's training saves
+# and its evaluation does not load.
+_WRAPPERS = ("model", "state_dict")
 
 
 def read_torch(path: str | os.PathLike) -> Any:

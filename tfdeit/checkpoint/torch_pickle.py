@@ -27,6 +27,7 @@ TORCH_STORAGES = {
     "torch.BoolStorage": np.bool_,
 }
 TORCH_FUNCTIONS = ("collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter")
+NAMESPACE = "argparse.Namespace"  # the options of a training run, beside its weights: stands for an empty dict
 _LITERALS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _TUPLE_LENGTHS = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _NO_VIEW = ([], [None])  # the formats since and before torch 1.6: storages that are views of others are of the past
@@ -53,7 +54,8 @@ def unpickle(pickle: bytes | BinaryIO, read_storage: Callable[[str, int], np.nda
         read_storage: returns the bytes of the storage of a key and a size in bytes, as (bytes,) uint8.
 
     Returns:
-        Dicts, lists, tuples, scalars, and for tensors read-only arrays that are views of the storages.
+        Dicts, lists, tuples, scalars, and for tensors read-only arrays that are views of the storages. Of an
+        argparse.Namespace an empty dict.
 
     Raises:
         CheckpointError: for a global, call or opcode that is not known here, or a tensor outside its storage.
@@ -113,7 +115,10 @@ def unpickle(pickle: bytes | BinaryIO, read_storage: Callable[[str, int], np.nda
             case "REDUCE":
                 arguments, function = stack.pop(), stack.pop()
                 stack.append(_rebuild(function, arguments))
-            case "BUILD":  # the attributes of a state dict, which are module versions
+            case "NEWOBJ":
+                arguments, kind = stack.pop(), stack.pop()
+                stack.append(_instantiate(kind, arguments))
+            case "BUILD":  # the attributes of a state dict, which are module versions, or of a namespace: dropped
                 stack.pop()
                 _expect(stack[-1], dict)
             case name:
@@ -128,7 +133,7 @@ def _expect(value: Any, kind: type | tuple[type, ...]) -> Any:
 
 
 def _find_global(module: str, name: str) -> _Global:
-    if f"{module}.{name}" not in (*TORCH_FUNCTIONS, *TORCH_STORAGES):
+    if f"{module}.{name}" not in (*TORCH_FUNCTIONS, *TORCH_STORAGES, NAMESPACE):
         raise CheckpointError(
             f"Expected tensors and plain containers. Received: the global {f'{module}.{name}'[:200]!r}; nothing was "
             "executed. If you trust the file, load it with torch, and save its state dict alone."
@@ -144,6 +149,13 @@ def _load_storage(identifier: Any, read_storage: Callable[[str, int], np.ndarray
             if data.size == length * dtype.itemsize:
                 return _Storage(data, dtype)
     raise CheckpointError(f"Expected the persistent ids of storages only, each of its entry's size. {DAMAGED}")
+
+
+def _instantiate(kind: Any, arguments: Any) -> dict:
+    match kind, arguments:
+        case _Global(name), tuple() if name == NAMESPACE and not arguments:
+            return {}
+    raise CheckpointError(f"Expected instances of {NAMESPACE} only, without arguments. Received: another. {DAMAGED}")
 
 
 def _rebuild(function: Any, arguments: Any) -> Any:
