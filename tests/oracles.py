@@ -1,5 +1,10 @@
-"""transformers models with random weights, saved in the hub's format, and what they answer."""
+"""transformers' models with random weights, saved in the hub's format, and what they answer; and timm."""
 
+import enum
+import functools
+import importlib.util
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +12,16 @@ import pytest
 
 transformers = pytest.importorskip("transformers", reason="the oracle: pip install tfdeit[parity]")
 torch = pytest.importorskip("torch", reason="the oracle: pip install tfdeit[parity]")
+
+# What timm takes from torchvision while it is imported. Its models, mixing and augmentations run without.
+TORCHVISION = {
+    "torchvision": (),
+    "torchvision.datasets": ("CIFAR10", "CIFAR100", "FashionMNIST", "ImageFolder", "KMNIST", "MNIST"),
+    "torchvision.ops": (),
+    "torchvision.ops.misc": ("FrozenBatchNorm2d",),
+    "torchvision.transforms": ("ToTensor",),
+    "torchvision.transforms.functional": (),
+}
 
 TINY = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
 SMALL = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
@@ -22,6 +37,43 @@ MICRO = {
     "encoder_stride": 8,
     "num_labels": 5,
 }
+
+
+class Absent:
+    """Stands for any class of torchvision: timm derives from it and asks for instances, of which there are none."""
+
+    def __init__(self, *args, **kwargs):
+        raise NotImplementedError("Expected torchvision. Received its stand-in, which tests import timm with.")
+
+
+@functools.cache
+def import_timm() -> types.ModuleType:
+    """Returns timm, all of `timm.models` and `timm.data` loaded; skips the test where it is not installed.
+
+    torchvision has to be of torch's very build. Where it is not, or not installed, a stand-in is there for the time of
+    the import only: transformers too asks whether there is a torchvision.
+    """
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("the oracle: pip install --no-deps timm", allow_module_level=True)
+    try:
+        import torchvision  # noqa: F401
+    except Exception:  # a build for another torch fails in many ways
+        modules = {name: types.ModuleType(name) for name in TORCHVISION}
+        for name, module in modules.items():
+            vars(module).update(dict.fromkeys(TORCHVISION[name], Absent))
+            parent, _, child = name.rpartition(".")
+            if parent:
+                setattr(modules[parent], child, module)
+        modes = enum.Enum("InterpolationMode", "NEAREST BILINEAR BICUBIC BOX HAMMING LANCZOS")
+        modules["torchvision.transforms.functional"].InterpolationMode = modes
+        sys.modules.update(modules)
+    else:
+        modules = {}
+    try:
+        return importlib.import_module("timm")
+    finally:
+        for name in modules:
+            del sys.modules[name]
 
 
 def random_model(class_name: str, **config):

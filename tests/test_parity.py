@@ -15,6 +15,7 @@ from oracles import (
     SMALL,
     TINY,
     answer,
+    import_timm,
     largest_difference,
     random_model,
     saved,
@@ -232,10 +233,7 @@ def test_timm_that_cannot_be_imported(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("distilled", [False, True])
 def test_ported_checkpoints_equal_timm(tmp_path, distilled):
-    try:
-        import timm.models  # noqa: F401
-    except Exception as error:  # torchvision, which it imports, breaks in many ways
-        pytest.skip(f"timm cannot be imported: {error}")
+    import_timm()
     save_file(random_tensors(torch_shapes(references.TIMM, distilled)), tmp_path / "a.safetensors")
     source = port(tmp_path / "a.safetensors", tmp_path / "out", **references.OVERRIDES)
     assert verify(source, tmp_path / "out")["passed"]
