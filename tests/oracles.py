@@ -80,10 +80,23 @@ def random_model(class_name: str, **config):
     """Returns a transformers model, every parameter random: transformers starts tokens and positions at zero."""
     model_class = getattr(transformers, class_name)
     torch.manual_seed(0)
-    model = model_class(model_class.config_class(**config, attn_implementation="eager")).eval()
+    return randomised(model_class(model_class.config_class(**config, attn_implementation="eager")).eval())
+
+
+def random_timm_model(name: str):
+    """Returns a model of timm, every parameter random."""
+    torch.manual_seed(0)
+    return randomised(import_timm().create_model(name, weight_init="skip").eval())
+
+
+def randomised(model):
+    """Draws matrices and tokens, and moves vectors away from the zeros and ones at which norms and biases start."""
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.02)
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter), alpha=0.2)
+            else:
+                parameter.normal_(std=0.03)
     return model
 
 
@@ -93,6 +106,16 @@ def answer(model, pixel_values: np.ndarray, **options) -> dict[str, np.ndarray]:
     with torch.no_grad():
         outputs = model(torch.from_numpy(pixel_values.transpose(0, 3, 1, 2).copy()), **options)
     return {k: tuple(x.numpy() for x in v) if isinstance(v, tuple) else v.numpy() for k, v in outputs.items()}
+
+
+def timm_answer(model, pixel_values: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Runs a model of timm on (B, H, W, C) pixel values; returns each block's tokens, and the logits."""
+    outputs = []
+    for block in model.blocks:
+        block.register_forward_hook(lambda block, inputs, tokens: outputs.append(tokens.numpy()))
+    with torch.no_grad():
+        logits = model(torch.from_numpy(pixel_values.transpose(0, 3, 1, 2).copy()))
+    return (*outputs, logits.numpy())
 
 
 def saved(model, directory: Path) -> Path:

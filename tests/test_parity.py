@@ -50,7 +50,7 @@ def processors(model_type, image_size):
 
 
 def check(class_name, config, photos, directory):
-    """From photos to outputs on both sides, then back: our saved model in transformers."""
+    """From photos to outputs on both sides, of the original checkpoint ported; then back: our saved model there."""
     theirs = random_model(class_name, **config)
     model_type = theirs.config.model_type
     processor, their_processor = processors(model_type, config.get("image_size", 224))
@@ -58,7 +58,8 @@ def check(class_name, config, photos, directory):
     their_pixels = np.stack(their_processor(photos, return_tensors="np")["pixel_values"])
     np.testing.assert_array_equal(inputs.pixel_values, their_pixels.transpose(0, 2, 3, 1))
 
-    ours = getattr(tfdeit, f"TF{class_name}").from_pretrained(saved(theirs, directory / "theirs"))
+    port(saved(theirs, directory / "theirs"), directory / "ported")
+    ours = getattr(tfdeit, f"TF{class_name}").from_pretrained(directory / "ported")
     expected = answer(theirs, inputs.pixel_values, output_hidden_states=True, output_attentions=True)
     outputs = ours(**inputs, output_hidden_states=True, output_attentions=True)
     for name, values in expected.items():
