@@ -199,6 +199,7 @@ def test_bad_requests(server, body, word):
         ("/v1/models", 400),
         ("/v1/models/toy:predict", 400),
         ("/v1/nothing", 400),
+        ("/v1/a%0Ab", 400),
         ("/nothing", 404),
     ],
 )
@@ -332,6 +333,20 @@ def test_new_version_is_served(tmp_path):
         assert server.predict(body)["predictions"][0]["probabilities"] == [1.0, 0.5]
         assert server.post("/v1/models/toy/versions/2:predict", body)[0] == 404
         assert server.post("/v1/models/toy/versions/1:predict", body)[0] == 200
+
+
+def test_what_cannot_be_loaded(tmp_path):
+    with pytest.raises(ValueError, match="no such directory"):
+        running_server(tmp_path / "nothing").__enter__()
+    (tmp_path / "1").mkdir()
+    with pytest.raises(ValueError, match=r"1/saved_model\.pb"):
+        running_server(tmp_path).__enter__()
+    (tmp_path / "1" / "saved_model.pb").write_bytes(b"no model")
+    with pytest.raises(ValueError, match="version 1"):
+        running_server(tmp_path).__enter__()
+    toy_savedmodel.save(tmp_path / "2")
+    with pytest.raises(ValueError, match="version 9"):
+        running_server(tmp_path, labels={"old": 9}).__enter__()
 
 
 def test_page_is_closed_to_the_outside(server):

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from tfdeit.commands import silenced_stderr
+from tfdeit.server.versions import find_versions
 
 
 def run_serve(args: argparse.Namespace) -> int:
@@ -15,6 +16,7 @@ def run_serve(args: argparse.Namespace) -> int:
     try:
         if not name or set(name) & set("/:"):
             raise ValueError(f"Expected a model name without / and :. Received: {name!r}. Pass --model-name.")
+        find_versions(Path(args.directory))
         with silenced_stderr():
             import tensorflow as tf
 

@@ -56,7 +56,7 @@ def build_app(service: Service) -> web.Application:
     app.router.add_get("/", show_page)
     app.router.add_get("/healthz", show_health)
     app.router.add_get("/monitoring/prometheus/metrics", show_metrics)
-    app.router.add_route("*", "/{version:[vV]1}{rest:/.*}", functools.partial(answer, service))
+    app.router.add_route("*", "/{version:[vV]1}{rest:(?s:/.*)}", functools.partial(answer, service))
     return app
 
 
