@@ -9,11 +9,12 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "tfdeit"
 ROWS = [
     {"config", "images", "resample"},
-    {"layers", "outputs", "zoo"},
+    {"layers", "outputs", "zoo", "attention_maps"},
     {"checkpoint"},
     {"backbone", "processor_config"},
     {"models", "processing"},
     {"inference", "parity"},
+    {"serving"},
     {"commands", "server"},
     {"serve_command"},
     {"cli"},
