@@ -44,7 +44,12 @@ class Toy(tf.Module):
     def attention(self, image_bytes):
         size = tf.cast(tf.strings.length(image_bytes), tf.float32)
         ramp = tf.reshape(tf.range(1.0, 5.0) / 4, [1, 2, 2])
-        return {"rollout": ramp + 0 * size[:, None, None], "status": self.serve(image_bytes)["status"]}
+        region = tf.constant([[0.0, 0.25, 1.0, 0.75]]) + 0 * size[:, None]
+        return {
+            "rollout": ramp + 0 * size[:, None, None],
+            "region": region,
+            "status": self.serve(image_bytes)["status"],
+        }
 
     @tf.function(input_signature=[tf.TensorSpec([None, 2, 2, 3], tf.float32, "pixel_values")])
     def predict_pixels(self, pixel_values):

@@ -11,13 +11,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import (
     classification_pb2,
-    input_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
 )
 
 from tfdeit.server.errors import ServingError, invalid
+from tfdeit.server.models import read_examples
 from tfdeit.server.service import Service, aside
 
 # Type -> field of TensorProto. Many clients read these fields, which TensorFlow Serving fills, and not tensor_content.
@@ -173,11 +173,3 @@ def write_tensor(value: np.ndarray) -> tensor_pb2.TensorProto:
     return tensor_pb2.TensorProto(
         dtype=dtype.as_datatype_enum, tensor_shape=shape, **{FIELDS[dtype]: value.ravel().tolist()}
     )
-
-
-def read_examples(message: input_pb2.Input) -> list[bytes]:
-    """Returns the serialized tf.Examples of an Input, the context merged into each."""
-    if message.WhichOneof("kind") == "example_list_with_context":
-        context = message.example_list_with_context.context.SerializeToString()
-        return [context + example.SerializeToString() for example in message.example_list_with_context.examples]
-    return [example.SerializeToString() for example in message.example_list.examples]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from grpc import StatusCode
-from tensorflow_serving.apis import prediction_log_pb2
+from tensorflow_serving.apis import input_pb2, prediction_log_pb2
 
 from tfdeit.server.errors import ServingError, invalid
 from tfdeit.server.versions import find_version, find_versions
@@ -124,14 +124,28 @@ class Servable:
         }
 
     def _warm_up(self, path: Path):
-        """Replays the recorded Predict requests, so that the first client does not wait for memory and compilers."""
+        """Replays the recorded requests, so that the first client does not wait for memory and compilers."""
         if not path.exists():
             return
         for record in tf.compat.v1.io.tf_record_iterator(str(path)):
-            request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
-            if request.inputs:
-                signature = self.find_signature(request.model_spec.signature_name)
-                self.run(signature, {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()})
+            log = prediction_log_pb2.PredictionLog.FromString(record)
+            if log.HasField("predict_log"):
+                request = log.predict_log.request
+                inputs = {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()}
+            elif log.HasField("classify_log"):
+                request = log.classify_log.request
+                inputs = {"inputs": np.array(read_examples(request.input), object)}
+            else:
+                continue
+            self.run(self.find_signature(request.model_spec.signature_name), inputs)
+
+
+def read_examples(message: input_pb2.Input) -> list[bytes]:
+    """Returns the serialized tf.Examples of an Input, the context merged into each."""
+    if message.WhichOneof("kind") == "example_list_with_context":
+        context = message.example_list_with_context.context.SerializeToString()
+        return [context + example.SerializeToString() for example in message.example_list_with_context.examples]
+    return [example.SerializeToString() for example in message.example_list.examples]
 
 
 @dataclasses.dataclass(frozen=True)
