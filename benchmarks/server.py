@@ -2,10 +2,11 @@
 
     python benchmarks/server.py [--photos FOLDER] [--seconds 60] [--clients 64] [--rounds 5]
 
-Prints one JSON line a measurement. `load`: clients, a quarter of them gRPC, each with one request at a time, good and bad ones
-in turn, until the server is told to stop while they go on. Every answer is compared with that of the model in Python.
-`batching`: images per second with batches up to 32, and with batches of 1, in turn; the median ratio. Server and clients share
-the machine. The model is deit_micro_cifar10.
+Prints one JSON line a measurement. `load`: clients, a quarter of them gRPC, each with one request at a time, good and
+bad ones in turn, until the server is told to stop while they go on. Every answer is compared with that of the model in
+Python. `batching`: images per second with batches up to 32, and with batches of 1, in turn; the median ratio. `photos`
+are files by REST, which the graph decodes and resizes one by one; `pixels` are pixel values by gRPC, where the network
+is the work. Server and clients share the machine. The model is deit_micro_cifar10.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 
 import aiohttp
@@ -41,8 +43,7 @@ class Server:
 
     def __init__(self, directory, *options):
         command = [sys.executable, "-m", "tfdeit.cli", "serve", str(directory), "--port=0", "--grpc-port=0"]
-        # A file, as nobody reads a pipe in time.
-        self.log = tempfile.TemporaryFile("w+")
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  as long as the server
         self.process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=self.log, text=True)
         lines = list(itertools.takewhile(lambda line: "Ctrl-C" not in line, self.process.stdout))
         text = "".join(lines)
@@ -50,32 +51,30 @@ class Server:
         self.grpc_address = re.search(r"gRPC +(\S+)\n", text)[1]
 
     def stop(self):
-        """Returns the exit status, and how many requests the server says that it answered."""
+        """Tells it to finish."""
         self.process.send_signal(signal.SIGTERM)
+
+    def end(self):
+        """Returns the exit status, and how many requests the server says that it answered."""
         status = self.process.wait(60)
         self.process.stdout.close()
         self.log.seek(0)
         answered = re.search(r"stopped; (\d+) requests", self.log.read())
+        self.log.close()
         return status, answered and int(answered[1])
-
-
-def expected_answers(paths, model, processor):
-    """Returns what serving_default must answer for each photo, by the model in Python."""
-    answers = []
-    for path in paths:
-        logits = model.predict_on_batch(processor(str(path), return_tensors="np").pixel_values).logits
-        (scores,) = softmax(logits)
-        best = np.argsort(-scores, kind="stable")[:5]
-        answers.append(([model.config.id2label[int(i)] for i in best], scores[best]))
-    return answers
 
 
 class Cases:
     """Requests, and whether an answer to them is right."""
 
-    def __init__(self, paths, expected):
+    def __init__(self, paths, model, processor):
         self.contents = [path.read_bytes() for path in paths]
-        self.expected = expected
+        self.pixels = np.concatenate([processor(str(path), return_tensors="np").pixel_values for path in paths])
+        self.logits = np.concatenate([model.predict_on_batch(row[None]).logits for row in self.pixels])
+        probabilities = softmax(self.logits)
+        best = np.argsort(-probabilities, axis=-1, kind="stable")[:, :5]
+        self.labels = [[model.config.id2label[i] for i in row] for row in best.tolist()]
+        self.probabilities = np.take_along_axis(probabilities, best, -1)
         self.bad = [b"", b"no image", self.contents[0][: len(self.contents[0]) // 2]]
 
     def rows_are_right(self, rows, photos):
@@ -83,11 +82,11 @@ class Cases:
         return len(rows) == len(photos) and all(map(self.row_is_right, rows, photos))
 
     def row_is_right(self, row, photo):
+        """Whether a row of serving_default is that of a photo, or of a bad one for None."""
         if photo is None:
             return row["status"] != "ok" and set(row["classes"]) == {""}
-        classes, scores = self.expected[photo]
-        close = np.allclose(row["probabilities"], scores, atol=TOLERANCE)
-        return row["status"] == "ok" and row["classes"] == classes and close
+        close = np.allclose(row["probabilities"], self.probabilities[photo], atol=TOLERANCE)
+        return row["status"] == "ok" and row["classes"] == self.labels[photo] and close
 
     def draw(self, rng):
         """Returns some photos: mostly one, sometimes some with a bad one among them."""
@@ -95,6 +94,7 @@ class Cases:
         return [*photos, None] if rng.random() < 0.2 else photos
 
     def content(self, photo, rng):
+        """Returns the bytes of a photo, or of a bad one for None."""
         return self.contents[photo] if photo is not None else self.bad[rng.integers(len(self.bad))]
 
 
@@ -110,6 +110,7 @@ class Tally:
         self.stopping = False
 
     def answer(self, start, right, images=0):
+        """Counts an answer."""
         self.seconds.append(time.perf_counter() - start)
         self.images += images
         self.wrong += not right
@@ -203,17 +204,38 @@ async def mixed_load(server, cases, clients, seconds):
         await asyncio.sleep(seconds)
         tally.images_per_second = tally.images / (time.perf_counter() - start)
         tally.stopping = True
-        server.process.send_signal(signal.SIGTERM)
+        server.stop()
         await asyncio.wait_for(running, 60)
     return tally
 
 
-async def good_load(server, cases, clients, seconds):
-    """Returns images per second with requests of one photo."""
+async def pixel_client(channel, cases, tally, rng):
+    """Asks for the logits of pixel values until the load is over."""
+    stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+    while not tally.stopping:
+        i = int(rng.integers(len(cases.contents)))
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = "micro"
+        request.model_spec.signature_name = "predict_pixels"
+        request.inputs["pixel_values"].CopyFrom(tf.make_tensor_proto(cases.pixels[i : i + 1]))
+        start = time.perf_counter()
+        logits = (await stub.Predict(request)).outputs["logits"].float_val
+        tally.answer(start, np.allclose(logits, cases.logits[i], atol=TOLERANCE), 1)
+
+
+async def good_load(kind, server, cases, clients, seconds):
+    """Returns images per second with requests of one image."""
     tally = Tally()
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        rngs = [np.random.default_rng(i) for i in range(clients)]
-        running = asyncio.gather(*(rest_client(session, server, cases, tally, rng, True) for rng in rngs))
+    rngs = [np.random.default_rng(i) for i in range(clients)]
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+        grpc.aio.insecure_channel(server.grpc_address) as channel,
+    ):
+        if kind == "photos":
+            tasks = [rest_client(session, server, cases, tally, rng, True) for rng in rngs]
+        else:
+            tasks = [pixel_client(channel, cases, tally, rng) for rng in rngs]
+        running = asyncio.gather(*tasks)
         await asyncio.sleep(1)  # connections
         start, before = time.perf_counter(), tally.images
         await asyncio.sleep(seconds)
@@ -227,8 +249,6 @@ async def good_load(server, cases, clients, seconds):
 
 def mean_batch(server):
     """Returns the mean number of rows of the server's executions."""
-    import urllib.request
-
     with urllib.request.urlopen(f"{server.url}/monitoring/prometheus/metrics") as response:
         values = dict(line.rsplit(" ", 1) for line in response.read().decode().splitlines() if line[0] != "#")
     return float(values["tfdeit_batch_rows_sum"]) / max(1.0, float(values["tfdeit_batch_rows_count"]))
@@ -237,10 +257,7 @@ def mean_batch(server):
 def measure_load(directory, cases, args):
     server = Server(directory, "--no-access-log")
     tally = asyncio.run(mixed_load(server, cases, args.clients, args.seconds))
-    status, answered = server.process.wait(60), None
-    server.log.seek(0)
-    if found := re.search(r"stopped; (\d+) requests", server.log.read()):
-        answered = int(found[1])
+    status, answered = server.end()
     p50, p99 = np.percentile(tally.seconds, [50, 99])
     return {
         "measurement": "load",
@@ -259,17 +276,19 @@ def measure_load(directory, cases, args):
     }
 
 
-def measure_batching(directory, cases, args):
+def measure_batching(kind, directory, cases, args):
     servers = {size: Server(directory, "--no-access-log", f"--max-batch-size={size}") for size in (32, 1)}
     rates = {size: [] for size in servers}
     for _ in range(args.rounds):
         for size, server in servers.items():
-            rates[size].append(asyncio.run(good_load(server, cases, args.clients, args.seconds / 10)))
+            rates[size].append(asyncio.run(good_load(kind, server, cases, args.clients, args.seconds / 10)))
     rows = mean_batch(servers[32])
     for server in servers.values():
         server.stop()
+        server.end()
     return {
         "measurement": "batching",
+        "kind": kind,
         "clients": args.clients,
         "images_per_second_up_to_32": round(statistics.median(rates[32]), 1),
         "images_per_second_1": round(statistics.median(rates[1]), 1),
@@ -287,13 +306,13 @@ def main():
     args = parser.parse_args()
     paths = sorted(path for path in args.photos.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     model, processor = load_classifier(MODEL, None)
-    cases = Cases(paths, expected_answers(paths, model, processor))
+    cases = Cases(paths, model, processor)
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder, "micro")
         export_saved_model(model, processor, directory)
         print(json.dumps(measure_load(directory, cases, args)), flush=True)
-        if args.rounds:
-            print(json.dumps(measure_batching(directory, cases, args)), flush=True)
+        for kind in ("photos", "pixels") if args.rounds else ():
+            print(json.dumps(measure_batching(kind, directory, cases, args)), flush=True)
 
 
 if __name__ == "__main__":
