@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -107,6 +108,31 @@ def test_uint8_of_several_sizes_at_once(server, rng):
     for (status, one), (_, other) in zip(alone, together, strict=True):
         assert status == 200
         np.testing.assert_allclose(other["outputs"], one["outputs"], atol=1e-4)
+
+
+def test_the_guide(server, tmp_path, capfd):
+    """The commands and the Python of docs/serve.md work as written, but for the ports."""
+    guide = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
+    guide = guide.replace("http://127.0.0.1:8501", server.url).replace("127.0.0.1:8500", server.server.grpc_address)
+    start, curl = re.findall(r"```sh\n(.*?)```", guide, re.DOTALL)
+    export = re.search(r"<<'END'\n(.*?)END\n", start, re.DOTALL)[1]
+    subprocess.run([sys.executable, "-c", export], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+    assert (tmp_path / "micro" / "1" / "saved_model.pb").exists()
+
+    commands = (
+        f'curl() {{ command curl --silent --show-error --fail-with-body "$@"; echo; }}\nset -e -o pipefail\n{curl}'
+    )
+    done = subprocess.run(["bash", "-c", commands], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    status, metadata, uint8, predict, classify = map(json.loads, done.stdout.splitlines())
+    assert status["model_version_status"][0]["state"] == "AVAILABLE"
+    assert "serving_default" in metadata["metadata"]["signature_def"]["signature_def"]
+    assert np.shape(uint8["predictions"]) == (1, 10)
+    assert predict["predictions"][0]["classes"][0] == classify["results"][0][0][0] == "cat"
+
+    capfd.readouterr()
+    for block in re.findall(r"```python\n(.*?)```", guide, re.DOTALL):
+        subprocess.run([sys.executable, "-c", block], cwd=ROOT, check=True)
+        assert capfd.readouterr().out.startswith("ok cat")
 
 
 def test_load(shared_images):

@@ -180,11 +180,14 @@ class Service:
     def status(self, spec: model_pb2.ModelSpec) -> get_model_status_pb2.GetModelStatusResponse:
         """Returns the state of one version or all."""
         states = dict(self.model.states)
-        if spec.name != self.model.name or spec.HasField("version") or spec.version_label:
-            version = spec.version.value if spec.HasField("version") else None
-            if spec.name != self.model.name or version not in states:
-                version = self.find(spec).version
-            states = {version: states[version]}
+        if spec.name != self.model.name or spec.version_label:
+            number = self.find(spec).version
+            states = {number: states[number]}
+        elif spec.HasField("version"):
+            number = spec.version.value
+            if number not in states:  # one that is no longer served has a state too
+                self.find(spec)
+            states = {number: states[number]}
         response = get_model_status_pb2.GetModelStatusResponse()
         for version, state in sorted(states.items(), reverse=True):
             row = response.model_version_status.add(
