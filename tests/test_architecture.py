@@ -9,12 +9,14 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "tfdeit"
 ROWS = [
     {"config", "images", "labels", "protocols", "resample"},
-    {"layers", "outputs", "zoo"},
+    {"attention_maps", "layers", "outputs", "zoo"},
     {"checkpoint"},
     {"backbone", "processor_config"},
     {"models", "processing"},
     {"inference", "parity"},
-    {"commands"},
+    {"serving"},
+    {"commands", "server"},
+    {"serve_command"},
     {"cli"},
 ]
 ROW_OF = {module: number for number, row in enumerate(ROWS) for module in row}
@@ -55,6 +57,6 @@ def test_imports_follow_the_rows(path):
 
 
 def test_the_command_line_imports_nothing_heavy():
-    for module in ("cli", "commands"):
+    for module in ("cli", "commands", "serve_command"):
         at_start = {name.split(".")[0] for name, at_import in imports(PACKAGE / f"{module}.py") if at_import}
         assert at_start <= sys.stdlib_module_names | {"tfdeit"}

@@ -3,10 +3,12 @@
 import argparse
 import contextlib
 import json
+import math
 import os
 import sys
 
 from tfdeit.commands import PROTOCOLS, run_info, run_list, run_port, run_predict
+from tfdeit.serve_command import run_serve
 
 DEFAULT_MODEL = "deit_micro_cifar10"
 TARGETS = ("hf", "timm", "fb", "mmpretrain", "npz", "keras")
@@ -109,7 +111,49 @@ def build_parser() -> argparse.ArgumentParser:
         "--verify", action="store_true", help="compare with the original in torch, block by block; write a report"
     )
     port.set_defaults(run=run_port)
+
+    add_serve(commands)
     return parser
+
+
+def add_serve(commands):
+    """Adds the parser of `serve`."""
+    serve = commands.add_parser(
+        "serve",
+        help="serve a SavedModel on this machine",
+        description="Serves the SavedModel in DIR/1 (or the highest number, also one that appears later) with "
+        "TensorFlow Serving's REST and gRPC protocols, and a web page. For production there is TensorFlow Serving.",
+    )
+    serve.add_argument(
+        "directory", metavar="DIR", help="directory with numbered versions, as `tfdeit export` writes it"
+    )
+    options = {
+        "--port": (port_number, 8501, "N", "port of REST and the web page; 0 takes a free one"),
+        "--grpc-port": (port_number, 8500, "N", "port of gRPC"),
+        "--host": (str, "127.0.0.1", "ADDRESS", "address to listen on; there is no authentication"),
+        "--model-name": (str, None, "NAME", "name in URLs and requests (that of DIR)"),
+        "--max-batch-size": (positive, 32, "N", "rows that are executed together"),
+        "--batch-timeout": (natural, 2, "MS", "milliseconds that a request waits for others"),
+        "--workers": (positive, None, "N", "batches executed at the same time (number of cores)"),
+        "--max-queue": (positive, 256, "N", "requests accepted and not yet answered"),
+        "--max-body": (positive, 32, "MIB", "size of a request"),
+        "--max-instances": (positive, 128, "N", "rows of a request"),
+        "--grace": (natural, 30, "S", "seconds to finish accepted requests after a signal"),
+    }
+    for name, (kind, default, metavar, text) in options.items():
+        shown = "" if default is None else " (%(default)s)"
+        serve.add_argument(name, type=kind, default=default, metavar=metavar, help=text + shown)
+    serve.add_argument(
+        "--version-label",
+        action="append",
+        type=version_label,
+        default=[],
+        metavar="LABEL=VERSION",
+        dest="labels",
+        help="serve this version too, at /labels/LABEL; repeatable",
+    )
+    serve.add_argument("--no-access-log", dest="access_log", action="store_false", help="do not log each request")
+    serve.set_defaults(run=run_serve)
 
 
 def assignment(text: str) -> tuple[str, object]:
@@ -122,12 +166,31 @@ def assignment(text: str) -> tuple[str, object]:
     return name, tuple(value) if isinstance(value, list) and "size" in name else value
 
 
+def version_label(text: str) -> tuple[str, int]:
+    """Parses LABEL=VERSION."""
+    label, _, version = text.partition("=")
+    if not (label and version.isdecimal()):
+        raise argparse.ArgumentTypeError(f"expected LABEL=VERSION with a number, received {text!r}")
+    return label, int(version)
+
+
+def natural(text: str, low: int = 0, high: float = math.inf) -> int:
+    """Parses an integer of at least 0."""
+    value = int(text) if text.isdecimal() else -1
+    if not low <= value <= high:
+        bounds = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
+        raise argparse.ArgumentTypeError(f"expected an integer {bounds}, received {text!r}")
+    return value
+
+
 def positive(text: str) -> int:
     """Parses an integer of at least 1."""
-    value = int(text) if text.isdecimal() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, received {text!r}")
-    return value
+    return natural(text, 1)
+
+
+def port_number(text: str) -> int:
+    """Parses a TCP port."""
+    return natural(text, 0, 65535)
 
 
 if __name__ == "__main__":

@@ -192,15 +192,30 @@ class ProcessorConfig:
             ImageError: The result, or what lies between the two resize passes, would pass Pillow's
                 `Image.MAX_IMAGE_PIXELS`.
         """
-        size = _resized_size(height, width, self.size) if self.do_resize else (height, width)
+        *place, largest = map(int, self.place(height, width))
+        if largest > (Image.MAX_IMAGE_PIXELS or math.inf):
+            raise ImageError(f"an image of {height}x{width} is too long and thin to become {place[0]}x{place[1]}")
+        return tuple(place[:2]), tuple(place[2:])
+
+    def place(self, height, width, xp=np):
+        """`geometry` as plain arithmetic, for the host and for graphs.
+
+        Args:
+            height: Of the image, in pixels; with keras.ops a float64 tensor.
+            width: Of the image, in pixels.
+            xp: The array library: numpy or keras.ops.
+
+        Returns:
+            Height and width after resizing; top, left, height and width of the window; and the most pixels that the
+            result, or what lies between the two passes, would have: all whole numbers.
+        """
+        size = _resized_size(height, width, self.size, xp) if self.do_resize else (height, width)
         window = (0, 0, *size)
         if self.do_center_crop:
             crop = self.crop_size["height"], self.crop_size["width"]
-            window = (*(_crop_start(*pair, self.crop_rounding) for pair in zip(size, crop, strict=True)), *crop)
-        largest = max(window[2] * window[3], height * window[3], window[2] * width, *size)
-        if largest > (Image.MAX_IMAGE_PIXELS or math.inf):
-            raise ImageError(f"an image of {height}x{width} is too long and thin to become {size[0]}x{size[1]}")
-        return size, window
+            window = (*(_crop_start(*pair, self.crop_rounding, xp) for pair in zip(size, crop, strict=True)), *crop)
+        largest = xp.maximum(xp.maximum(height * window[3], window[2] * width), xp.maximum(*size))
+        return *size, *window, xp.maximum(largest, window[2] * window[3])
 
     @classmethod
     def from_dict(cls, config: dict, **overrides):
@@ -241,29 +256,30 @@ class ProcessorConfig:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in set_here if v is not None)})"
 
 
-def _resized_size(height, width, size):
+def _resized_size(height, width, size, xp):
     """Size that an image of (height, width) is resized to; the truncations are torchvision's and transformers'."""
     if "height" in size:
         return size["height"], size["width"]
     if "max_height" in size:
-        scale = min(size["max_height"] / height, size["max_width"] / width)
-        return max(int(height * scale), 1), max(int(width * scale), 1)
-    short, long = sorted((height, width))
+        scale = xp.minimum(size["max_height"] / height, size["max_width"] / width)
+        return tuple(xp.maximum(xp.floor(side * scale), 1) for side in (height, width))
+    short, long = xp.minimum(height, width), xp.maximum(height, width)
     new_short = exact_short = size["shortest_edge"]
-    if "longest_edge" in size and long / short * new_short > size["longest_edge"]:
-        exact_short = size["longest_edge"] * short / long
-        new_short = max(round(exact_short), 1)
-        if new_short == short:
-            return height, width
-    new_long = max(int(exact_short * long / short), 1)
-    return (new_short, new_long) if height <= width else (new_long, new_short)
+    unchanged = False
+    if "longest_edge" in size:
+        too_long = long / short * new_short > size["longest_edge"]
+        exact_short = xp.where(too_long, size["longest_edge"] * short / long, new_short)
+        new_short = xp.maximum(xp.round(exact_short), 1)
+        unchanged = too_long & (new_short == short)
+    new_long = xp.where(unchanged, long, xp.maximum(xp.floor(exact_short * long / short), 1))
+    upright = height <= width
+    return xp.where(upright, new_short, new_long), xp.where(upright, new_long, new_short)
 
 
-def _crop_start(size, crop, rounding):
+def _crop_start(size, crop, rounding, xp):
     """First pixel of a centre crop along one axis; negative where the image is smaller, and padded."""
-    if rounding == "floor":
-        return (size - crop) // 2
-    return round((size - crop) / 2) if size >= crop else -((crop - size) // 2)
+    half = (size - crop) / 2
+    return xp.floor(half) if rounding == "floor" else xp.where(half < 0, xp.ceil(half), xp.round(half))
 
 
 def find_config(source) -> Path:

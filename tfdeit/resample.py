@@ -14,12 +14,12 @@ import PIL
 # ---------------------------------------------------------------------------------------- position tables
 
 
-def _cubic(x, a):
+def _cubic(x, a, xp=np):
     """Keys' cubic convolution kernel with slope `a` at 1."""
-    x = np.abs(x)
+    x = xp.abs(x)
     inner = ((a + 2) * x - (a + 3)) * x * x + 1
     outer = (((x - 5) * x + 8) * x - 4) * a
-    return np.where(x < 1, inner, np.where(x < 2, outer, 0.0))
+    return xp.where(x < 1, inner, xp.where(x < 2, outer, 0.0))
 
 
 def _clamped_matrix(in_size, out_size, kernel, taps):
@@ -33,7 +33,7 @@ def _clamped_matrix(in_size, out_size, kernel, taps):
 
 
 def _antialiased_matrix(in_size, out_size):
-    return _band_matrix(*_filter_weights(in_size, out_size, "bicubic", np.arange(out_size)), in_size)
+    return _band_matrix(*_bands(in_size, out_size, "bicubic", np.arange(out_size)), in_size)
 
 
 def _band_matrix(start, weights, in_size):
@@ -94,42 +94,88 @@ def resize_positions(table: np.ndarray, size: tuple[int, int], kernel: str = "to
 # --------------------------------------------------------------------------------------- Pillow's filters
 
 
-def _sinc(x):
-    """sin(pi x) / (pi x) with libm's sin, which Pillow calls (NumPy's vectorised one may differ by an ulp)."""
-    sin = np.vectorize(math.sin, otypes=[float])
-    angle = np.where(x == 0, 1.0, x * math.pi)
-    return np.where(x == 0, 1.0, sin(angle) / angle)
+def _libm(function, xp):
+    """An elementwise function as Pillow calls it (NumPy's vectorised ones may differ by an ulp)."""
+    return np.vectorize(getattr(math, function), otypes=[float]) if xp is np else getattr(xp, function)
 
 
-def _hamming(x):
+def _sinc(x, xp):
+    angle = xp.where(x == 0, 1.0, x * math.pi)
+    return xp.where(x == 0, 1.0, _libm("sin", xp)(angle) / angle)
+
+
+def _lanczos(x, xp):
+    return xp.where((x >= -3) & (x < 3), _sinc(x, xp) * _sinc(x / 3, xp), 0.0)
+
+
+def _hamming(x, xp):
     a, b = float(np.float32(0.54)), float(np.float32(0.46))  # Pillow writes them as float literals
-    window = np.vectorize(lambda angle: a + b * math.cos(angle), otypes=[float])
-    return np.where(np.abs(x) < 1, _sinc(x) * window(x * math.pi), 0.0)
+    return xp.where(xp.abs(x) < 1, _sinc(x, xp) * (a + b * _libm("cos", xp)(x * math.pi)), 0.0)
 
 
 # name -> (support in input pixels at scale 1, kernel)
 _FILTERS = {
-    "box": (0.5, lambda x: ((x > -0.5) & (x <= 0.5)).astype(float)),
-    "bilinear": (1.0, lambda x: np.maximum(1 - np.abs(x), 0.0)),
+    "box": (0.5, lambda x, xp: xp.where((x > -0.5) & (x <= 0.5), xp.ones_like(x), 0.0)),
+    "bilinear": (1.0, lambda x, xp: xp.maximum(1 - xp.abs(x), 0.0)),
     "hamming": (1.0, _hamming),
     "bicubic": (2.0, functools.partial(_cubic, a=-0.5)),
-    "lanczos": (3.0, lambda x: np.where((x >= -3) & (x < 3), _sinc(x) * _sinc(x / 3), 0.0)),
+    "lanczos": (3.0, _lanczos),
 }
 
 
-def _filter_weights(in_size, out_size, name, rows):
-    """Start (R,) and normalised float64 weights (R, K) of the wanted output rows."""
-    support, kernel = _FILTERS[name]
-    scale = in_size / out_size
-    stretch = max(scale, 1.0)  # a filter is widened to downsample, never narrowed to upsample
-    support *= stretch
-    centre = (rows + 0.5) * scale
-    start = np.maximum((centre - support + 0.5).astype(int), 0)
-    stop = np.minimum((centre + support + 0.5).astype(int), in_size)
-    columns = start[:, None] + np.arange((stop - start).max(initial=1))
-    weights = kernel((columns - centre[:, None] + 0.5) * (1.0 / stretch))
-    weights[columns >= stop[:, None]] = 0
-    return start, weights / np.cumsum(weights, axis=1)[:, -1:]  # cumsum adds left to right, as Pillow does
+def filter_span(in_size, out_size, name: str, rows, xp=np):
+    """Which input pixels make each output row.
+
+    Args:
+        in_size: Length of the axis.
+        out_size: Length to resample to.
+        name: See `plan_resize`.
+        rows: (R,) float64 whole numbers, rows of the output.
+        xp: The array library: numpy; or keras.ops, inside a graph where sizes are float64 tensors.
+
+    Returns:
+        First pixel, and the one after the last, each (R,) float64 whole numbers that never decrease.
+    """
+    step = in_size / out_size
+    if name == "nearest":
+        # Pillow adds up the step, rounding errors and all.
+        steps = xp.where(xp.arange(xp.max(rows) + 1) == 0, step * 0.5, step)
+        position = xp.take(xp.cumsum(steps, axis=0), xp.array(rows, "int32"))
+        first = xp.minimum(xp.floor(position), in_size - 1)
+        return first, first + 1
+    centre, support = (rows + 0.5) * step, _FILTERS[name][0] * xp.maximum(step, 1.0)
+    return xp.maximum(xp.floor(centre - support + 0.5), 0.0), xp.minimum(xp.floor(centre + support + 0.5), in_size)
+
+
+def filter_weights(in_size, out_size, name: str, rows, columns, xp=np):
+    """Weights of input pixels in output rows.
+
+    Args:
+        in_size: As for `filter_span`.
+        out_size: As for `filter_span`.
+        name: As for `filter_span`.
+        rows: As for `filter_span`.
+        columns: (R, K) or (1, K) float64 whole numbers, pixels of the input in ascending order.
+        xp: As for `filter_span`.
+
+    Returns:
+        (R, K) float64, zero for pixels outside the span of a row; rows sum to 1.
+    """
+    start, stop = (end[:, None] for end in filter_span(in_size, out_size, name, rows, xp))
+    inside = (columns >= start) & (columns < stop)
+    if name == "nearest":
+        return xp.where(inside, xp.ones_like(columns), 0.0)
+    # A filter is widened to downsample, never narrowed to upsample.
+    centre, stretch = (rows[:, None] + 0.5) * (in_size / out_size), xp.maximum(in_size / out_size, 1.0)
+    weights = xp.where(inside, _FILTERS[name][1]((columns - centre + 0.5) * (1.0 / stretch), xp=xp), 0.0)
+    return weights / xp.cumsum(weights, axis=1)[:, -1:]  # cumsum adds left to right, as Pillow does
+
+
+def _bands(in_size, out_size, name, rows):
+    """Start (R,) and weights (R, K) of rows of the output, without the zeros around."""
+    start, stop = filter_span(in_size, out_size, name, rows)
+    columns = start[:, None] + np.arange((stop - start).max())
+    return start.astype(int), filter_weights(in_size, out_size, name, rows, columns)
 
 
 # ------------------------------------------------------------------------------------------ Pillow's images
@@ -153,21 +199,30 @@ class ResizePlan(NamedTuple):
     vertical: bool  # the vertical pass comes first
 
 
-def _nearest_taps(in_size, out_size, rows):
-    step = in_size / out_size
-    position = np.full(rows[-1] + 1, step)
-    position[0] = step * 0.5
-    source = np.cumsum(position)[rows].astype(int)  # Pillow adds up the step, rounding errors and all
-    return source.clip(max=in_size - 1), np.ones((len(rows), 1))
+def fixed_point(weights, xp=np):
+    """Weights as the whole numbers that Pillow multiplies 8-bit pixels with."""
+    return xp.sign(weights) * xp.floor(xp.abs(weights) * 2**_BITS + 0.5)
+
+
+def vertical_first(in_size, out_size, order: str | None = None):
+    """Whether Pillow resizes the rows before the columns.
+
+    Args:
+        in_size: (height, width) of the image, whole numbers or tensors of them.
+        out_size: (height, width) to resize to.
+        order: See `plan_resize`.
+    """
+    order = order or ("pillow13" if int(PIL.__version__.split(".")[0]) >= 13 else "horizontal")
+    shrink = in_size[0] - out_size[0]
+    return (order == "pillow13") & (shrink > 0) & (shrink > 2 * (in_size[1] - out_size[1]))
 
 
 @functools.lru_cache(maxsize=256)
 def _image_taps(in_size, out_size, name, first, count):
     window = np.arange(first, first + count)
     rows = window.clip(0, out_size - 1)
-    make = _nearest_taps if name == "nearest" else functools.partial(_filter_weights, name=name)
-    start, weights = make(in_size, out_size, rows=rows)
-    weights = np.trunc(weights * 2**_BITS + np.copysign(0.5, weights))
+    start, weights = _bands(in_size, out_size, name, rows)
+    weights = fixed_point(weights)
     weights[rows != window] = 0
     source = slice(int(start.min()), int(min(start.max() + weights.shape[1], in_size)))
     taps = Taps((start - source.start).astype("int32"), weights.astype("int32"))
@@ -202,10 +257,7 @@ def plan_resize(
     top, left, height, width = window or (0, 0, *out_size)
     read_rows, rows = _image_taps(in_size[0], out_size[0], name, top, height)
     read_columns, columns = _image_taps(in_size[1], out_size[1], name, left, width)
-    order = order or ("pillow13" if int(PIL.__version__.split(".")[0]) >= 13 else "horizontal")
-    shrink = in_size[0] - out_size[0]
-    vertical = order == "pillow13" and shrink > 0 and shrink > 2 * (in_size[1] - out_size[1])
-    return ResizePlan((read_rows, read_columns), rows, columns, vertical)
+    return ResizePlan((read_rows, read_columns), rows, columns, vertical_first(in_size, out_size, order))
 
 
 def resample(image, rows: Taps, columns: Taps, vertical: bool, xp=np):

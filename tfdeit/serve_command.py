@@ -1,0 +1,73 @@
+"""What `tfdeit serve` does. Heavy imports are inside the function: the arguments are parsed without them."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from tfdeit.commands import silenced_stderr
+from tfdeit.server.versions import find_versions
+
+
+def run_serve(args: argparse.Namespace) -> int:
+    """Serves a SavedModel until a signal."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    name = args.model_name or Path(args.directory).resolve().name
+    try:
+        if not name or set(name) & set("/:"):
+            raise ValueError(f"Expected a model name without / and :. Received: {name!r}. Pass --model-name.")
+        find_versions(Path(args.directory))
+        with silenced_stderr():
+            import tensorflow as tf
+
+        import asyncio
+
+        from tfdeit.server.run import Options, log_to_stderr, serve
+        from tfdeit.server.service import Limits
+    except ModuleNotFoundError as error:
+        print(f"tfdeit serve: error: {error}; pip install tfdeit[serving]", file=sys.stderr)
+        return 2
+    except ValueError as error:
+        print(f"tfdeit serve: error: {error}", file=sys.stderr)
+        return 2
+
+    tf.get_logger().setLevel("ERROR")  # it warns of the session loader, which is TensorFlow Serving's
+    log_to_stderr(args.access_log)
+    options = Options(
+        directory=args.directory,
+        name=name,
+        labels=dict(args.labels),
+        host=args.host,
+        port=args.port,
+        grpc_port=args.grpc_port,
+        grace=args.grace,
+    )
+    limits = Limits(
+        max_batch_size=args.max_batch_size,
+        batch_timeout=args.batch_timeout / 1000,
+        workers=args.workers or os.cpu_count() or 1,
+        max_queue=args.max_queue,
+        max_body=args.max_body * 2**20,
+        max_instances=args.max_instances,
+    )
+    try:
+        asyncio.run(serve(options, limits, announce))
+    except (OSError, ValueError) as error:
+        print(f"tfdeit serve: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def announce(server):
+    """Prints where the server listens."""
+    model = f"{server.url}/v1/models/{server.model.name}"
+    print(
+        f"serving {server.model.name} from {server.options.directory}\n"
+        f"  web page  {server.url}/\n"
+        f"  REST      {model}:predict (state: {model}, signatures: {model}/metadata)\n"
+        f"  gRPC      {server.grpc_address}\n"
+        f"  metrics   {server.url}/monitoring/prometheus/metrics\n"
+        "This server is for trying a model and testing clients. In production, serve the same directory with\n"
+        "TensorFlow Serving. Stop with Ctrl-C.",
+        flush=True,
+    )

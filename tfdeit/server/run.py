@@ -1,0 +1,179 @@
+"""The life of the server: start, follow the directory, drain, stop."""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+
+from aiohttp import web
+
+from tfdeit.server.grpc_front import build_grpc
+from tfdeit.server.models import Model
+from tfdeit.server.rest import build_app
+from tfdeit.server.service import Limits, Service, logger
+
+QUIET = 0.2  # seconds without a request after which a draining server is done
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the command line says.
+
+    Args:
+        directory: the base directory of a model.
+        name: what clients call the model.
+        labels: label -> version.
+        host: the address to listen on.
+        port: of REST and the web page; 0 for a free one.
+        grpc_port: of gRPC; 0 for a free one.
+        poll: seconds between looks for a new version.
+        grace: seconds that accepted requests have to finish after a signal.
+    """
+
+    directory: str
+    name: str
+    labels: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    host: str = "127.0.0.1"
+    port: int = 8501
+    grpc_port: int = 8500
+    poll: float = 2.0
+    grace: float = 30.0
+
+
+class Server:
+    """Both front ends and the model, for use in an event loop.
+
+    Args:
+        options: where to listen, what to serve.
+        limits: what is refused.
+    """
+
+    def __init__(self, options: Options, limits: Limits):
+        self.options = options
+        self.model = Model(options.name, options.directory, options.labels, lambda line: logger.warning("%s", line))
+        self.service = Service(self.model, limits)
+
+    async def start(self):
+        """Binds the ports, loads the model, and listens.
+
+        Raises:
+            OSError: if a port cannot be bound.
+            ValueError: if the model cannot be loaded.
+        """
+        options = self.options
+        address = f"[{options.host}]" if ":" in options.host else options.host
+        with contextlib.ExitStack() as on_failure:
+            listener = on_failure.enter_context(bind(options.host, options.port))
+            self._grpc, self._health, self.grpc_port = await build_grpc(self.service, address, options.grpc_port)
+            await asyncio.to_thread(self.model.refresh)
+            failed = [f"version {number}: {state.error}" for number, state in self.model.states.items() if state.error]
+            if failed:
+                raise ValueError(f"Expected SavedModels that can be loaded. Received {'; '.join(failed)}")
+            on_failure.pop_all()
+        # A handler is cancelled when its client leaves, and so is its place in a batch.
+        self._rest = web.AppRunner(build_app(self.service), access_log=None, handler_cancellation=True)
+        await self._rest.setup()
+        self._site = web.SockSite(self._rest, listener)
+        await self._site.start()
+        await self._grpc.start()
+        self._watch = asyncio.create_task(self._follow())
+        self.port = listener.getsockname()[1]
+        self.url = f"http://{address}:{self.port}"
+        self.grpc_address = f"{address}:{self.grpc_port}"
+
+    async def stop(self):
+        """Refuses what is new, answers what was accepted, and closes."""
+        self.service.draining = True
+        self._watch.cancel()
+        await self._health.enter_graceful_shutdown()
+        grpc_stopped = asyncio.create_task(self._grpc.stop(self.options.grace))
+        await self._site.stop()
+        with contextlib.suppress(asyncio.TimeoutError):  # then the rest is dropped, and the log says how much
+            await asyncio.wait_for(self._drained(), self.options.grace)
+        if self.service.in_flight:
+            logger.warning("%d requests are dropped after %s s", self.service.in_flight, self.options.grace)
+        await grpc_stopped
+        await self._rest.cleanup()
+        self.service.batcher.close()
+
+    async def _drained(self):
+        """Waits until there has been no request for a while.
+
+        Connections that are open can still bring requests. They are answered, and their clients told to leave.
+        """
+        quiet = 0
+        while quiet < 4:
+            await asyncio.sleep(QUIET / 4)
+            quiet = 0 if self.service.in_flight else quiet + 1
+
+    async def _follow(self):
+        """Looks for new versions."""
+        while True:
+            await asyncio.sleep(self.options.poll)
+            try:
+                await asyncio.to_thread(self.model.refresh)
+            except (OSError, ValueError) as error:
+                logger.warning("still serving what is loaded: %s", error)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Returns a socket that is bound and does not listen yet.
+
+    Raises:
+        OSError: if the address is in use, or none of this machine.
+    """
+    listener = None
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        return listener
+    except OSError as error:
+        if listener:
+            listener.close()
+        raise OSError(f"Expected port {port} of {host} to be free. {error.strerror}: pass another --port") from None
+
+
+async def serve(options: Options, limits: Limits, announce: Callable[[Server], None]):
+    """Serves until SIGTERM or SIGINT, then finishes what was accepted; a second signal ends the process at once.
+
+    Args:
+        options: where to listen, what to serve.
+        limits: what is refused.
+        announce: called when the server listens.
+
+    Raises:
+        OSError, ValueError: if it cannot start.
+    """
+    stopping = asyncio.Event()
+
+    def on_signal(number):
+        if stopping.is_set():
+            os._exit(128 + number)
+        logger.warning("stopping: finishing what was accepted; a second signal ends at once")
+        stopping.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    server = Server(options, limits)
+    await server.start()
+    announce(server)
+    await stopping.wait()
+    await server.stop()
+    logger.warning("stopped; %d requests were answered", server.service.answered)
+
+
+def log_to_stderr(access_log: bool):
+    """Sends the log to stderr, each request's line too if asked for."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO if access_log else logging.WARNING)
+    logger.propagate = False

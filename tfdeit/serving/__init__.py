@@ -1,0 +1,127 @@
+"""Export for TF Serving: a SavedModel that takes the bytes of images and answers labels."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from tfdeit.backbone import PretrainedModel
+from tfdeit.processing import BaseImageProcessor
+from tfdeit.serving.preprocessing import GraphProcessor
+from tfdeit.serving.side_files import SIDE_FILES, write_side_files, write_warmup
+from tfdeit.serving.signatures import ServedClassifier
+
+
+def export_saved_model(
+    model: PretrainedModel,
+    processor: BaseImageProcessor,
+    directory: str | os.PathLike,
+    *,
+    dtype: str | None = None,
+    top_k: int = 5,
+    labels: str | os.PathLike | Sequence[str] | None = None,
+) -> Path:
+    """Writes the next version of a model for TF Serving, complete or not at all.
+
+    `directory` is TF Serving's base path of the model, and its name the model's. It holds the versions 1, 2, ... and
+    models.config, batching_parameters.txt and a README.md with the commands that serve and ask the model.
+
+    Args:
+        model: a classifier, in TensorFlow.
+        processor: its image processor, which goes into the graph.
+        directory: new, empty, or with earlier versions.
+        dtype: "bfloat16", "float16" or "float32" to store and compute in; None means the model's own.
+        top_k: how many classes an answer has.
+        labels: names of all classes, or a text file with one a line; None means `model.config.id2label`.
+
+    Returns:
+        The directory of the version.
+
+    Raises:
+        ValueError: if any of these does not fit the others.
+        OSError: if the directory cannot be written.
+    """
+    directory = Path(directory).resolve()
+    _check(model, directory)
+    classes = _read_labels(labels, model.config)
+    if not 1 <= top_k <= len(classes):
+        raise ValueError(f"Expected top_k from 1 to the number of classes, {len(classes)}. Received: top_k={top_k}.")
+    graph_processor = GraphProcessor(processor, model.config.image_hw)
+    if dtype is not None and keras.dtype_policies.get(dtype) != model.dtype_policy:
+        model = _converted(model, dtype)
+
+    created = not directory.exists()
+    directory.mkdir(parents=True, exist_ok=True)
+    # Not a number: TF Serving does not look at it before it has its name.
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=directory))
+    try:
+        _save(ServedClassifier(model, graph_processor, classes, top_k), partial)
+        write_warmup(partial, directory.name, model.config.image_hw)
+        partial.chmod(0o755)
+        version = partial.rename(directory / str(1 + max(_versions(directory), default=0)))
+    except BaseException:
+        shutil.rmtree(directory if created else partial, ignore_errors=True)
+        raise
+    write_side_files(version, model, classes)
+    return version
+
+
+def _check(model, directory):
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            f"Expected Keras' TensorFlow backend (KERAS_BACKEND=tensorflow). Received: {keras.backend.backend()}."
+        )
+    config = getattr(model, "config", None)
+    # A masked image model has a backbone too, but no head that classifies.
+    is_classifier = any(hasattr(model, head) for head in ("classifier", "cls_classifier"))
+    if not is_classifier or config.num_labels == 0:
+        raise ValueError(f"Expected a classifier with classes. Received: a {type(model).__name__} without.")
+    if directory.is_dir():
+        others = [path.name for path in directory.iterdir() if path.name not in SIDE_FILES and not _is_version(path)]
+        if others:
+            raise ValueError(
+                f"Expected a new or empty directory, or one with earlier versions. Received: {directory}, which holds "
+                f"{', '.join(sorted(others)[:5])}. Choose another."
+            )
+
+
+def _is_version(path):
+    return path.is_dir() and path.name.isdecimal()
+
+
+def _versions(directory):
+    return [int(path.name) for path in directory.iterdir() if _is_version(path)]
+
+
+def _read_labels(labels, config):
+    """The names of all classes, by index."""
+    if labels is None:
+        return [config.id2label[index] for index in range(config.num_labels)]
+    if isinstance(labels, (str, os.PathLike)):
+        labels = Path(labels).read_text(encoding="utf-8").splitlines()
+    if len(labels) != config.num_labels:
+        raise ValueError(f"Expected a label for each of {config.num_labels} classes. Received: {len(labels)} labels.")
+    return list(labels)
+
+
+def _converted(model, dtype):
+    """A copy of the model that stores and computes in `dtype`."""
+    copy = type(model)(model.config, dtype=dtype)
+    for ours, theirs in zip(copy.variables, model.variables, strict=True):
+        ours.assign(theirs)
+    return copy
+
+
+def _save(module, directory):
+    signatures = module.signatures()
+    tf.saved_model.save(module, str(directory), signatures=signatures)
+    # TensorFlow 2 gives every signature the method "predict"; TF Serving can insist on the right one.
+    updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(directory))
+    updater.replace_method_name(
+        signature_key="classify", method_name=tf.compat.v1.saved_model.signature_constants.CLASSIFY_METHOD_NAME
+    )
+    updater.save()
