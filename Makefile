@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 demo: $(VENV)/installed            ## classify the photos in examples/photos with the embedded checkpoint
 	$(BIN)/tfdeit predict examples/photos
 
-test: $(VENV)/tested               ## run all tests, slow ones too
+test: $(VENV)/tested $(VENV)/beam/installed  ## run all tests, slow ones too
 	$(BIN)/pytest -m "slow or not slow"
 
 parity: $(VENV)/tested             ## compare with transformers, and one backend with another
@@ -33,6 +33,12 @@ $(VENV)/installed: setup.cfg pyproject.toml
 $(VENV)/tested: $(VENV)/installed
 	$(BIN)/python -m pip install --editable .[dev,jax,parity,serving,test]
 	$(BIN)/python -m pip install --no-deps timm==1.0.31  # not its torchvision, which must be built for the torch there is
+	touch $@
+
+# Apache Beam wants older versions of what it shares with tfdeit, so examples/score_with_beam.py is tested on its own.
+$(VENV)/beam/installed: $(VENV)/tested
+	$(PYTHON) -m venv $(VENV)/beam
+	$(VENV)/beam/bin/pip install apache-beam tensorflow
 	touch $@
 
 clean:

@@ -1,6 +1,9 @@
 """Exported SavedModels: answers equal the library's, through every loader; what is written, and what is refused."""
 
+import csv
 import ctypes
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import ROOT
 from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 from test_serving_pixels import bombs, encode
@@ -443,3 +447,81 @@ def test_nothing_is_left_of_an_export_that_fails(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="the disk is full"):
             export_saved_model(make(), PROCESSOR, tmp_path / directory)
     assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["old", "old/1"]
+
+
+# ------------------------------------------------------------------------------------------------------ documents
+
+
+def blocks(language):
+    text = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    return [block.split("```")[0] for block in text.split(f"```{language}\n")[1:]]
+
+
+@pytest.mark.slow
+def test_guide(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    export, bulk_inferrer = blocks("python")
+    exec(export, {})
+    assert (tmp_path / "exported" / "1" / "saved_model.pb").is_file()
+    compile(bulk_inferrer, "serving.md", "exec")
+
+
+@pytest.mark.slow
+def test_tfjs_node(exported, images, expected, tmp_path):
+    """TensorFlow.js in Node.js: its own source, built against the library that comes with TensorFlow."""
+    node, npm, compiler = (shutil.which(name) for name in ("node", "npm", "g++"))
+    headers = Path(node or "/").resolve().parent.parent / "include" / "node"
+    if not (npm and compiler and (headers / "node_api.h").is_file()):
+        pytest.skip("needs node with its headers, npm and g++")
+    (tmp_path / "package.json").write_text("{}")
+    package = "@tensorflow/tfjs-node"
+    install = [npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", f"{package}@4.22.0"]
+    done = subprocess.run(install, cwd=tmp_path, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"npm cannot install {package}: {done.stderr[-200:]}")
+    package = tmp_path / "node_modules" / package
+    library, target = Path(tf.__file__).parent, package / "lib" / "napi-v8" / "tfjs_binding.node"
+    target.parent.mkdir(parents=True)
+    sources = sorted((package / "binding").glob("*.cc"))
+    libraries = [library / name for name in ("libtensorflow_cc.so.2", "libtensorflow_framework.so.2")]
+    includes = [f"-I{path}" for path in (headers, library / "include", package)]
+    flags = ["-std=c++17", "-fPIC", "-shared", "-DNAPI_VERSION=8", *includes, f"-Wl,-rpath,{library}"]
+    run(compiler, *flags, *sources, *libraries, "-o", target)
+    (script,) = blocks("js")
+    (tmp_path / "score.js").write_text(script)
+    files = [tmp_path / f"{i}" for i in range(len(images) + 1)]
+    for path, data in zip(files, [*images, b"text"], strict=True):
+        path.write_bytes(data)
+    outputs = json.loads(run(node, tmp_path / "score.js", exported, *files).splitlines()[-1])
+    assert outputs["status"] == ["ok"] * len(images) + ["not a JPEG, PNG, BMP or WebP image"]
+    good = {name: np.array(values[:-1]) for name, values in outputs.items()}
+    check({**good, "status": np.char.encode(good["status"])}, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_score_with_beam(suffix, exported, embedded, photos_dir, expected, tmp_path):
+    python = Path(sys.prefix) / "beam" / "bin" / "python"
+    if not python.is_file():
+        pytest.skip(f"needs Apache Beam in an environment of its own, {python.parent.parent}: `make test` makes it")
+    broken, listed, output = tmp_path / "broken.png", tmp_path / "list.txt", tmp_path / f"out.{suffix}"
+    broken.write_text("text")
+    listed.write_text(f"{broken}\n{tmp_path}/absent.jpg\n")
+    script = ROOT / "examples" / "score_with_beam.py"
+    run(python, script, exported, f"{photos_dir}/*g", listed, "-o", output)
+    lines = output.read_text().splitlines()
+    if suffix == "csv":
+        rows = {row["path"]: row for row in csv.DictReader(lines)}
+        best = {path: (int(row["index"]), float(row["probability"])) for path, row in rows.items() if not row["error"]}
+    else:
+        rows = {row["path"]: row for row in map(json.loads, lines)}
+        answered = {path: row["predictions"] for path, row in rows.items() if not row["error"]}
+        assert all(len(predictions) == 5 for predictions in answered.values())
+        best = {path: (row[0]["index"], row[0]["probability"]) for path, row in answered.items()}
+    assert rows.pop(str(broken))["error"] == "not a JPEG, PNG, BMP or WebP image"
+    assert rows.pop(f"{tmp_path}/absent.jpg")["error"].startswith("cannot be read")
+    photos = sorted(str(path) for path in photos_dir.glob("*g"))
+    assert sorted(rows) == photos
+    for path, indices, probabilities in zip(photos, *expected, strict=True):
+        assert best[path][0] == indices[0]
+        assert abs(best[path][1] - probabilities[0]) <= 1e-5

@@ -74,8 +74,8 @@ class GraphProcessor:
         """Resizes, crops and normalises decoded images: (B, H, W, 3) uint8 to pixel values float32."""
         height, width = (tf.cast(side, tf.float64) for side in tf.unstack(tf.shape(pixels)[1:3]))
         *_, largest = self._place(height, width)
-        too_large = tf.debugging.Assert(largest <= self.max_pixels, ["the images are too long and thin"])
-        with tf.control_dependencies([too_large]):
+        usable = tf.debugging.Assert(largest <= self.max_pixels, ["the images are empty, or too long and thin"])
+        with tf.control_dependencies([usable]):
             return self._normalize(tf.map_fn(self._resize_and_crop, pixels))
 
     @tf.autograph.experimental.do_not_convert
