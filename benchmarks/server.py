@@ -6,7 +6,7 @@ Prints one JSON line a measurement. `load`: clients, a quarter of them gRPC, eac
 bad ones in turn, until the server is told to stop while they go on. Every answer is compared with that of the model in
 Python. `batching`: images per second with batches up to 32, and with batches of 1, in turn; the median ratio. `photos`
 are files by REST, which the graph decodes and resizes one by one; `pixels` are pixel values by gRPC, where the network
-is the work. `cpu_ratio` compares the processor time that the server takes for an image, where neither the clients, which
+is the work. `cpu_ratio` compares the processor time that the server takes for an image, where neither the clients, who
 share the machine, nor what else runs there counts. The model is deit_micro_cifar10.
 """
 
