@@ -6,7 +6,8 @@ Prints one JSON line a measurement. `load`: clients, a quarter of them gRPC, eac
 bad ones in turn, until the server is told to stop while they go on. Every answer is compared with that of the model in
 Python. `batching`: images per second with batches up to 32, and with batches of 1, in turn; the median ratio. `photos`
 are files by REST, which the graph decodes and resizes one by one; `pixels` are pixel values by gRPC, where the network
-is the work. Server and clients share the machine. The model is deit_micro_cifar10.
+is the work. `cpu_ratio` compares the processor time that the server takes for an image, where neither the clients, who
+share the machine, nor what else runs there counts. The model is deit_micro_cifar10.
 """
 
 import argparse
@@ -49,6 +50,11 @@ class Server:
         text = "".join(lines)
         self.url = re.search(r"web page +(\S+)/\n", text)[1]
         self.grpc_address = re.search(r"gRPC +(\S+)\n", text)[1]
+
+    def cpu_seconds(self):
+        """Returns the processor time that it has taken, on Linux."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def stop(self):
         """Tells it to finish."""
@@ -224,7 +230,7 @@ async def pixel_client(channel, cases, tally, rng):
 
 
 async def good_load(kind, server, cases, clients, seconds):
-    """Returns images per second with requests of one image."""
+    """Returns images per second with requests of one image, and seconds of the server's processor time an image."""
     tally = Tally()
     rngs = [np.random.default_rng(i) for i in range(clients)]
     async with (
@@ -237,14 +243,15 @@ async def good_load(kind, server, cases, clients, seconds):
             tasks = [pixel_client(channel, cases, tally, rng) for rng in rngs]
         running = asyncio.gather(*tasks)
         await asyncio.sleep(1)  # connections
-        start, before = time.perf_counter(), tally.images
+        start, before, cpu = time.perf_counter(), tally.images, server.cpu_seconds()
         await asyncio.sleep(seconds)
-        rate = (tally.images - before) / (time.perf_counter() - start)
+        images = tally.images - before
+        rate, cost = images / (time.perf_counter() - start), (server.cpu_seconds() - cpu) / images
         tally.stopping = True
         await running
     if tally.wrong or tally.lost:
         raise RuntimeError(f"{tally.wrong} wrong answers, lost: {tally.lost[:5]}")
-    return rate
+    return rate, cost
 
 
 def mean_batch(server):
@@ -278,10 +285,12 @@ def measure_load(directory, cases, args):
 
 def measure_batching(kind, directory, cases, args):
     servers = {size: Server(directory, "--no-access-log", f"--max-batch-size={size}") for size in (32, 1)}
-    rates = {size: [] for size in servers}
+    rates, costs = {size: [] for size in servers}, {size: [] for size in servers}
     for _ in range(args.rounds):
         for size, server in servers.items():
-            rates[size].append(asyncio.run(good_load(kind, server, cases, args.clients, args.seconds / 10)))
+            rate, cost = asyncio.run(good_load(kind, server, cases, args.clients, args.seconds / 10))
+            rates[size].append(rate)
+            costs[size].append(cost)
     rows = mean_batch(servers[32])
     for server in servers.values():
         server.stop()
@@ -293,6 +302,9 @@ def measure_batching(kind, directory, cases, args):
         "images_per_second_up_to_32": round(statistics.median(rates[32]), 1),
         "images_per_second_1": round(statistics.median(rates[1]), 1),
         "ratio": round(statistics.median(a / b for a, b in zip(rates[32], rates[1], strict=True)), 2),
+        "cpu_ms_up_to_32": round(1000 * statistics.median(costs[32]), 2),
+        "cpu_ms_1": round(1000 * statistics.median(costs[1]), 2),
+        "cpu_ratio": round(statistics.median(b / a for a, b in zip(costs[32], costs[1], strict=True)), 2),
         "mean_batch": round(rows, 1),
     }
 
