@@ -31,7 +31,7 @@ $(VENV)/installed: setup.cfg pyproject.toml
 	touch $@
 
 $(VENV)/tested: $(VENV)/installed
-	$(BIN)/python -m pip install --editable .[dev,jax,parity,test]
+	$(BIN)/python -m pip install --editable .[dev,export,jax,parity,test]
 	touch $@
 
 clean:
