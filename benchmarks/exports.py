@@ -2,9 +2,9 @@
 
     python benchmarks/exports.py [--models NAME ...] [--formats NAME ...] [--markdown]
 
-Prints one JSON line per model, format and dtype: the difference of the logits on generated images, the size on disk, and
-the median time for 1 and 8 images divided by TensorFlow's, both measured in turns (below 1 is faster). Published models
-get random weights; deit_micro_cifar10 has its own. Each export is a process of its own, so that peak_gb is its own too.
+Prints one JSON line per model, format and dtype: the difference of the logits on generated images, the size on disk,
+and the median time for 1 and 8 images divided by TensorFlow's, both measured in turns (below 1 is faster). Published
+models get random weights; deit_micro_cifar10 has its own. Each export is a process of its own, and so its peak memory.
 """
 
 import argparse
@@ -33,16 +33,15 @@ def measure(name, format, dtype, calibrate):
         output = Path(directory, "export")
         report = export_model(model, model.image_processor, output, format=format, dtype=dtype, **options)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts kilobytes
-    print(
-        json.dumps({"benchmark": "exports", "model": name, "calibrated": calibrate, **report._asdict(), "peak": peak})
-    )
+    line = {"benchmark": "exports", "model": name, "calibrated": calibrate, **report._asdict(), "peak_bytes": peak}
+    print(json.dumps(line))
 
 
 def row(line):
     dtype = line["dtype"] + (", calibrated" if line["calibrated"] else "")
     numbers = [f"{line['max_difference']:.1e}", f"{line['relative_error']:.1e}", f"{line['tolerance']:.1e}"]
     numbers += [f"{line['bytes'] / 1e6:.1f}", f"{line['latency_batch1']:.2f}", f"{line['latency_batch8']:.2f}"]
-    return f"| {line['model']} | {line['format']} | {dtype} | {' | '.join(numbers)} | {line['peak'] / 1e9:.1f} |"
+    return f"| {line['model']} | {line['format']} | {dtype} | {' | '.join(numbers)} | {line['peak_bytes'] / 1e9:.1f} |"
 
 
 def main():
@@ -62,7 +61,7 @@ def main():
             for dtype, calibrate in cases:
                 one = json.dumps([model, name, dtype, calibrate])
                 command = [sys.executable, __file__, "--one", one]
-                done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                done = subprocess.run(command, capture_output=True, text=True)
                 if done.returncode:
                     raise SystemExit(f"{one}: {done.stderr}")
                 print(row(json.loads(done.stdout)) if args.markdown else done.stdout.strip(), flush=True)

@@ -126,10 +126,10 @@ def test_every_format_and_dtype_is_within_its_tolerance(case, tmp_path):
 @pytest.mark.slow
 def test_openvino_calibrated_on_images(tmp_path):
     need("openvino")
-    model = build()
-    options = {"format": "openvino", "dtype": "int8"}
-    calibrated = export_model(model, PROCESSOR, tmp_path / "a", **options, calibration=generate_images(PROCESSOR, 32))
-    weights_only = export_model(model, PROCESSOR, tmp_path / "b", **options)
+    model = tfdeit.get_model("deit_micro_cifar10")
+    processor, options = model.image_processor, {"format": "openvino", "dtype": "int8"}
+    calibrated = export_model(model, processor, tmp_path / "a", **options, calibration=generate_images(processor, 32))
+    weights_only = export_model(model, processor, tmp_path / "b", **options)
     assert weights_only.relative_error < calibrated.relative_error <= calibrated.tolerance
     assert "FakeQuantize" in (tmp_path / "a" / "model.xml").read_text()
     assert "FakeQuantize" not in (tmp_path / "b" / "model.xml").read_text()
@@ -213,6 +213,14 @@ def test_wrong_choices_are_refused_before_anything_is_written(tmp_path):
             export_model(**arguments)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full"]
     assert (tmp_path / "full" / "thesis.txt").read_text() == "precious"
+
+
+def test_litert_has_a_limit(tmp_path, monkeypatch):
+    need("litert")
+    monkeypatch.setattr("tfdeit.exports.litert.MAX_BYTES", 10_000)
+    with pytest.raises(ValueError, match="Expected weights of less than 0.0 GB in float32 for litert"):
+        export_model(build(), PROCESSOR, tmp_path / "out", format="litert")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_missing_library_says_what_to_install(monkeypatch):

@@ -11,10 +11,21 @@ import tensorflow as tf
 from tfdeit.backbone import PretrainedModel
 
 FILE = "model.tflite"
+MAX_BYTES = 2**31 - 2**24  # of a TensorFlow graph with its constants, and of a .tflite file
 
 
 def write(model: PretrainedModel, processor: Any, directory: Path, dtype: str, calibration: np.ndarray | None):
-    """Writes model.tflite: weights as `dtype`; with int8, the runtime rounds activations as they come."""
+    """Writes model.tflite: weights as `dtype`; with int8, the runtime rounds activations as they come.
+
+    Raises:
+        ValueError: if the weights pass what TensorFlow's converter can take.
+    """
+    size = 4 * model.count_params()
+    if size > MAX_BYTES:
+        raise ValueError(
+            f"Expected weights of less than {MAX_BYTES / 1e9:.1f} GB in float32 for litert. "
+            f"Received: {size / 1e9:.1f} GB. Use another format, such as onnx."
+        )
     module = tf.Module()
     # Weights are constants: LiteRT neither quantises nor packs what it reads from variables.
     values = [[v.numpy() for v in group] for group in (model.trainable_variables, model.non_trainable_variables)]

@@ -71,7 +71,9 @@ def classify(pixel_values):
         "import openvino",
         """\
 def classify(pixel_values):
-    model = openvino.Core().compile_model("model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "@PRECISION@"})
+    core = openvino.Core()
+    precision = @PRECISION@
+    model = core.compile_model("model.xml", "CPU", {"INFERENCE_PRECISION_HINT": precision})
     return model(pixel_values)["logits"]""",
     ),
     "torch": (
@@ -110,7 +112,11 @@ def write_side_files(model: PretrainedModel, processor: BaseImageProcessor, dire
 
     file, packages, imports, run = _RUNTIMES[name]
     (height, width), channels = config.image_hw, config.num_channels
-    replaced = {"@PRECISION@": "bf16" if dtype == "bfloat16" else "f32", "@CLASS@": model_class.removeprefix("TF")}
+    precision = '"bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"'
+    replaced = {
+        "@PRECISION@": precision if dtype == "bfloat16" else '"f32"',
+        "@CLASS@": model_class.removeprefix("TF"),
+    }
     for key, value in replaced.items():
         run = run.replace(key, value)
     own_code, preprocess = preprocessing_code(processor, channels_first=name == "torch")
