@@ -32,6 +32,7 @@ _MODULES = {
     "checkpoint": ["CheckpointError"],
     "zoo": ["list_models"],
     "checkpoint.port": ["port"],
+    "exports.export": ["export_model"],
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

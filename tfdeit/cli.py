@@ -8,6 +8,8 @@ import os
 import sys
 
 from tfdeit.commands import PROTOCOLS, run_info, run_list, run_port, run_predict
+from tfdeit.export_commands import run_export
+from tfdeit.exports import FORMATS
 from tfdeit.serve_command import run_serve
 
 DEFAULT_MODEL = "deit_micro_cifar10"
@@ -112,6 +114,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     port.set_defaults(run=run_port)
 
+    add_export(commands)
     add_serve(commands)
     return parser
 
@@ -154,6 +157,36 @@ def add_serve(commands):
     )
     serve.add_argument("--no-access-log", dest="access_log", action="store_false", help="do not log each request")
     serve.set_defaults(run=run_serve)
+
+
+def add_export(commands):
+    """Adds the command `export`."""
+    dtypes = "; ".join(f"{name}: {', '.join(row.dtypes)}" for name, row in FORMATS.items())
+    export = commands.add_parser(
+        "export",
+        help="write a model for another runtime",
+        description="Writes a classifier for TF Serving, LiteRT, ONNX Runtime, OpenVINO or PyTorch; loads what it "
+        "wrote in that runtime, and compares the logits with TensorFlow's. If they differ by more than rounding "
+        "explains, nothing is kept, and the exit status is 1.",
+    )
+    export.add_argument(
+        "--model", default=DEFAULT_MODEL, help="directory in Hugging Face format, hub id, or name (%(default)s)"
+    )
+    export.add_argument("-o", "--output", required=True, metavar="DIR", help="new or empty directory")
+    export.add_argument("--format", choices=FORMATS, default="savedmodel", help="what to write (%(default)s)")
+    export.add_argument("--dtype", default="float32", help=f"how to store the weights (%(default)s); {dtypes}")
+    export.add_argument("--check", metavar="FOLDER", help="photos to compare on; generated patterns if not given")
+    export.add_argument(
+        "--calibration",
+        metavar="FOLDER",
+        help="photos to fit openvino's int8 to; without them, only weights are rounded",
+    )
+    export.add_argument("--top-k", type=positive, metavar="K", help="classes in an answer of savedmodel (5)")
+    export.add_argument("--labels", metavar="FILE", help="names of the classes, one a line, instead of the model's")
+    export.add_argument(
+        "--protocol", choices=PROTOCOLS, help="resize and crop as this published evaluation, not as the model's own"
+    )
+    export.set_defaults(run=run_export)
 
 
 def assignment(text: str) -> tuple[str, object]:

@@ -1,0 +1,119 @@
+"""The command `export`. Heavy imports are inside the functions: the arguments are parsed without them."""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tfdeit.commands import find_images, load_classifier, prefetched, prepare, progress, silenced_stderr
+from tfdeit.exports import check_choice
+
+CHECKED, CALIBRATED = 64, 300  # photos of a folder that are used at most
+
+
+def run_export(args: argparse.Namespace) -> int:
+    """Exports a classifier, and prints how it compares with TensorFlow."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        return export(args)
+    except (OSError, ValueError, ImportError) as error:
+        print(f"tfdeit export: error: {error}", file=sys.stderr)
+        return 2
+
+
+def export(args: argparse.Namespace) -> int:
+    """Does what `run_export` says, and raises what it reports."""
+    check_choice(args.format, args.dtype)
+    model, processor = load_classifier(args.model, args.protocol)
+    if args.labels:
+        model.config = model.config.replace(id2label=read_labels(args.labels, model.config.num_labels))
+    options = {"top_k": args.top_k} if args.top_k else {}
+    if args.calibration:
+        options["calibration"] = load_images(processor, args.calibration, CALIBRATED)
+    images = load_images(processor, args.check, CHECKED) if args.check else None
+
+    from tfdeit.exports.export import DifferentError, export_model
+
+    with spinner() as step, silenced_stderr():
+        choice = {"format": args.format, "dtype": args.dtype, "images": images, "step": step}
+        try:
+            report, failure = export_model(model, processor, args.output, **choice, **options), None
+        except DifferentError as error:
+            report, failure = error.report, error
+    print_report(report, args.output)
+    if failure:
+        print(f"tfdeit export: {failure}", file=sys.stderr)
+    return 1 if failure else 0
+
+
+def read_labels(path: str, count: int) -> list[str]:
+    """Returns the lines of a file, one for each of `count` classes.
+
+    Raises:
+        ValueError: if there are more or fewer.
+    """
+    labels = Path(path).read_text(encoding="utf-8").splitlines()
+    if len(labels) != count:
+        raise ValueError(
+            f"Expected a label for each of {count} classes, a line each. Received: {len(labels)} in {path}."
+        )
+    return labels
+
+
+def load_images(processor, folder: str, limit: int):
+    """Returns the pixel values (N, H, W, C) of at most `limit` photos, spread over a folder.
+
+    Raises:
+        ValueError: naming the photos that cannot be read, or if there are none.
+    """
+    import numpy as np
+
+    paths, failed = find_images([folder])
+    if failed:
+        raise ValueError(f"Expected a folder with photos. Received: {failed[0]}.")
+    paths = paths[:: -(-len(paths) // limit)]
+    images = []
+    with ThreadPoolExecutor() as pool, progress(len(paths), "reading photos") as advance:
+        for batch in prefetched(pool, lambda path: prepare(processor, path), paths, 32):
+            failed += [f"{path} ({reason})" for path, _, reason in batch if reason]
+            images += [pixels for _, pixels, _ in batch]
+            advance(len(batch))
+    if failed:
+        raise ValueError(f"Expected photos that can be read. Received: {', '.join(failed)}. Remove or replace them.")
+    return np.stack(images)
+
+
+@contextlib.contextmanager
+def spinner() -> Iterator[Callable[[str], None]]:
+    """Gives a function that says what is being done on an attended stderr, whatever happens to stderr meanwhile."""
+    if not sys.stderr.isatty():
+        yield lambda text: None
+        return
+    from rich.console import Console
+
+    with os.fdopen(os.dup(2), "w") as stream, Console(file=stream).status("starting") as status:
+        yield status.update
+
+
+def print_report(report, output: str):
+    """Prints the comparison."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, title=f"{output}: {report.format} in {report.dtype}", title_justify="left")
+    table.add_column("on the same images")
+    table.add_column("", justify="right", no_wrap=True)
+    rows = {
+        f"largest difference of a logit, {report.images} images": f"{report.max_difference:.2e}",
+        f"relative error, at most {report.tolerance:.1e}": f"{report.relative_error:.2e}",
+        "same most probable class": f"{report.top1_agreement:.1%}",
+        "size": f"{report.bytes / 1e6:.1f} MB",
+        "time of batch 1, TensorFlow float32 = 1": f"{report.latency_batch1:.2f}",
+        "time of batch 8, TensorFlow float32 = 1": f"{report.latency_batch8:.2f}",
+    }
+    for row in rows.items():
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)

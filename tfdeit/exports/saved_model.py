@@ -1,0 +1,38 @@
+"""TensorFlow's SavedModel, which `tfdeit.serving` writes: here it is loaded again."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfdeit.backbone import PretrainedModel
+from tfdeit.processing import BaseImageProcessor
+from tfdeit.serving import export_saved_model
+
+TOP_K = 5
+
+
+def write(
+    model: PretrainedModel,
+    processor: BaseImageProcessor,
+    directory: Path,
+    dtype: str,
+    calibration: np.ndarray | None,
+    top_k: int = TOP_K,
+):
+    """Writes version 1 of a directory for TF Serving."""
+    export_saved_model(model, processor, directory, dtype=dtype, top_k=min(top_k, model.config.num_labels))
+
+
+def load(directory: Path, dtype: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns the signature predict_pixels."""
+    loaded: Any = tf.saved_model.load(directory / "1")
+    signature = loaded.signatures["predict_pixels"]
+
+    def run(pixel_values):
+        return signature(pixel_values=tf.constant(pixel_values))["logits"].numpy()
+
+    run.loaded = loaded  # the variables live as long as what was loaded
+    return run
