@@ -33,7 +33,7 @@ class RunningServer:
         return server
 
     def call(self, coroutine):
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(60)
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(300)
 
     def close(self):
         self.call(self.server.stop())

@@ -140,7 +140,7 @@ def test_load(shared_images):
     command = [sys.executable, "benchmarks/server.py", "--seconds", "10", "--rounds", "0", "--photos"]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [*command, shared_images[0].parent], capture_output=True, text=True, timeout=300, cwd=ROOT, env=env, check=True
+        [*command, shared_images[0].parent], capture_output=True, text=True, timeout=900, cwd=ROOT, env=env, check=True
     )
     load = json.loads(done.stdout)
     assert load["answers"] > load["clients"]
