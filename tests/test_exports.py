@@ -62,16 +62,15 @@ def quick(monkeypatch):
     monkeypatch.setattr(comparison, "_SECONDS", 0.0)
 
 
-def some_slow(cases, quick):
-    return [pytest.param(case, marks=[] if case in quick else pytest.mark.slow) for case in cases]
-
-
 def need(name):
     for module in FORMATS[name].packages:
         pytest.importorskip(module, reason=f"format {name} needs tfdeit[export]")
 
 
-@pytest.mark.parametrize("kind", some_slow(KINDS, quick={"distilled", "vit", "deit3"}))
+QUICK = ("distilled", "deit3")
+
+
+@pytest.mark.parametrize("kind", [*QUICK, *(pytest.param(k, marks=pytest.mark.slow) for k in KINDS if k not in QUICK)])
 def test_onnx_runtime_answers_as_tensorflow(kind, tmp_path):
     need("onnx")
     from tfdeit.exports import onnx_graph
@@ -104,12 +103,11 @@ def test_onnx_weights_of_more_than_a_protobuf_holds_are_in_a_second_file(tmp_pat
 
 
 CASES = [(name, dtype) for name, row in FORMATS.items() for dtype in row.dtypes if name != "torch"]
-QUICK = {("onnx", "float32"), ("openvino", "float32")}
 
 
-@pytest.mark.parametrize("case", some_slow(CASES, QUICK))
-def test_every_format_and_dtype_is_within_its_tolerance(case, tmp_path):
-    name, dtype = case
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "dtype"), CASES)
+def test_every_format_and_dtype_is_within_its_tolerance(name, dtype, tmp_path):
     need(name)
     model = build()
     report = export_model(model, PROCESSOR, tmp_path / "out", format=name, dtype=dtype)
@@ -135,7 +133,8 @@ def test_openvino_calibrated_on_images(tmp_path):
     assert "FakeQuantize" not in (tmp_path / "b" / "model.xml").read_text()
 
 
-@pytest.mark.parametrize("kind", some_slow(["vit", "one head", "deit3"], quick={"deit3"}))
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["vit", "one head", "deit3"])
 def test_torch_directory(kind, tmp_path):
     model = build(kind)
     report = export_model(model, PROCESSOR, tmp_path / "out", format="torch", dtype="bfloat16")

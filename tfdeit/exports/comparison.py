@@ -21,7 +21,7 @@ BATCHES = (1, 8)
 ROUNDOFF = {"float32": 2**-24, "float16": 2**-11, "bfloat16": 2**-8, "int8": 2**-8}
 _ROUNDINGS_PER_BLOCK = 12  # two norms, qkv, scores, softmax, context, projection, fc1, activation, fc2, two sums
 _SIGMAS = 4
-_SECONDS = 3.0  # that each of the two contestants is timed for, at most, after three rounds
+_SECONDS = 2.0  # that each of the two contestants is timed for, at most, after three rounds
 
 
 def tolerance(config: ViTConfig, dtype: str) -> float:

@@ -132,37 +132,33 @@ def _embed(graph, config):
 
 
 def _block(graph, config, tokens, name):
-    branches = (
-        _attention(graph, config, f"{name}attention/"),
-        lambda normed: graph.dense(
-            _ACTIVATIONS[config.hidden_act](graph, graph.dense(normed, f"{name}mlp/fc1")), f"{name}mlp/fc2"
-        ),
-    )
-    for number, branch in enumerate(branches, 1):
-        outputs = branch(graph.norm(tokens, f"{name}norm{number}"))
+    for number, branch in enumerate((_attention, _mlp), 1):
+        outputs = branch(graph, config, graph.norm(tokens, f"{name}norm{number}"), name)
         if config.layerscale_value is not None:
             outputs = graph.add("Mul", outputs, graph.weight(f"{name}layer_scale{number}"))
         tokens = graph.add("Add", tokens, outputs)
     return tokens
 
 
-def _attention(graph, config, name):
+def _attention(graph, config, tokens, name):
     width, heads = config.hidden_size, config.num_attention_heads
     length = config.num_prefix_tokens + config.num_patches
+    scale = np.ones(3 * width, "float32")
+    scale[:width] = (width // heads) ** -0.5  # of the queries
+    split = graph.add("Split", graph.dense(tokens, f"{name}attention/qkv", scale), outputs=3, axis=-1, num_outputs=3)
+    shape = graph.integers(0, length, heads, width // heads)
+    orders = ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
+    parts = zip(split, orders, strict=True)
+    query, key, value = (graph.add("Transpose", graph.add("Reshape", x, shape), perm=order) for x, order in parts)
+    probabilities = graph.add("Softmax", graph.add("MatMul", query, key), axis=-1)  # (B, heads, T, T)
+    context = graph.add("Transpose", graph.add("MatMul", probabilities, value), perm=[0, 2, 1, 3])
+    context = graph.add("Reshape", context, graph.integers(0, length, width))  # (B, T, D)
+    return graph.dense(context, f"{name}attention/projection")
 
-    def attend(normed):
-        scale = np.ones(3 * width, "float32")
-        scale[:width] = (width // heads) ** -0.5  # of the queries
-        split = graph.add("Split", graph.dense(normed, f"{name}qkv", scale), outputs=3, axis=-1, num_outputs=3)
-        shape = graph.integers(0, length, heads, width // heads)
-        parts = [graph.add("Reshape", part, shape) for part in split]
-        orders = ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
-        query, key, value = (graph.add("Transpose", p, perm=order) for p, order in zip(parts, orders, strict=True))
-        probabilities = graph.add("Softmax", graph.add("MatMul", query, key), axis=-1)  # (B, heads, T, T)
-        context = graph.add("Transpose", graph.add("MatMul", probabilities, value), perm=[0, 2, 1, 3])
-        return graph.dense(graph.add("Reshape", context, graph.integers(0, length, width)), f"{name}projection")
 
-    return attend
+def _mlp(graph, config, tokens, name):
+    hidden = _ACTIVATIONS[config.hidden_act](graph, graph.dense(tokens, f"{name}mlp/fc1"))
+    return graph.dense(hidden, f"{name}mlp/fc2")
 
 
 def _classify(graph, config, tokens):

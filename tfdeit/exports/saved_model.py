@@ -28,11 +28,9 @@ def write(
 
 def load(directory: Path, dtype: str) -> Callable[[np.ndarray], np.ndarray]:
     """Returns the signature predict_pixels."""
-    loaded: Any = tf.saved_model.load(directory / "1")
-    signature = loaded.signatures["predict_pixels"]
+    loaded: Any = tf.saved_model.load(directory / "1")  # a signature alone would not keep its variables alive
 
     def run(pixel_values):
-        return signature(pixel_values=tf.constant(pixel_values))["logits"].numpy()
+        return loaded.signatures["predict_pixels"](pixel_values=tf.constant(pixel_values))["logits"].numpy()
 
-    run.loaded = loaded  # the variables live as long as what was loaded
     return run
