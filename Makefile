@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 demo: $(VENV)/installed            ## classify the photos in examples/photos with the embedded checkpoint
 	$(BIN)/tfdeit predict examples/photos
 
-test: $(VENV)/tested $(VENV)/beam/installed  ## run all tests, slow ones too
+test: $(VENV)/tested $(VENV)/engines/installed  ## run all tests, slow ones too
 	$(BIN)/pytest -m "slow or not slow"
 
 parity: $(VENV)/tested             ## compare with transformers, and one backend with another
@@ -35,10 +35,10 @@ $(VENV)/tested: $(VENV)/installed
 	$(BIN)/python -m pip install --no-deps timm==1.0.31  # not its torchvision, which must be built for the torch there is
 	touch $@
 
-# Apache Beam wants older versions of what it shares with tfdeit, so examples/score_with_beam.py is tested on its own.
-$(VENV)/beam/installed: $(VENV)/tested
-	$(PYTHON) -m venv $(VENV)/beam
-	$(VENV)/beam/bin/pip install apache-beam tensorflow
+# Beam and KServe want older versions of what they share with tfdeit: their examples run in an environment of their own.
+$(VENV)/engines/installed: $(VENV)/tested
+	$(PYTHON) -m venv $(VENV)/engines
+	$(VENV)/engines/bin/pip install apache-beam kserve tensorflow
 	touch $@
 
 clean:

@@ -1,11 +1,16 @@
 """Exported SavedModels: answers equal the library's, through every loader; what is written, and what is refused."""
 
+import base64
 import csv
 import ctypes
 import json
+import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import keras
@@ -498,17 +503,54 @@ def test_tfjs_node(exported, images, expected, tmp_path):
     check({**good, "status": np.char.encode(good["status"])}, expected)
 
 
+@pytest.fixture(scope="session")
+def engines_python():
+    """Python of the environment with Apache Beam and KServe, where neither Keras' wrappers nor tfdeit are used."""
+    python = Path(os.environ.get("TFDEIT_ENGINES", Path(sys.prefix) / "engines"), "bin", "python")
+    if not python.is_file():
+        pytest.skip(f"needs Apache Beam and KServe in {python.parent.parent}, which `make test` makes")
+    return python
+
+
+@pytest.mark.slow
+def test_serve_with_kserve(engines_python, exported, images, expected, tmp_path):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    script = ROOT / "examples" / "serve_with_kserve.py"
+    options = ["--model_name", "micro", "--http_port", str(port), "--enable_grpc", "false"]
+    url = f"http://127.0.0.1:{port}/v1/models/micro"
+    instances = [{"b64": base64.b64encode(data).decode()} for data in (*images, b"text")]
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{url}:predict", json.dumps({"instances": instances}).encode(), headers)
+    with (tmp_path / "log").open("w+") as log:
+        server = subprocess.Popen([engines_python, script, exported, *options], stdout=log, stderr=log)
+        try:
+            for _ in range(600):
+                try:
+                    urllib.request.urlopen(url).close()
+                    break
+                except OSError:
+                    assert server.poll() is None, (tmp_path / "log").read_text()
+                    time.sleep(0.2)
+            with urllib.request.urlopen(request) as response:
+                *good, bad = json.load(response)["predictions"]
+        finally:
+            server.terminate()
+            server.wait(30)
+    assert bad["status"] == "not a JPEG, PNG, BMP or WebP image"
+    outputs = {name: np.array([row[name] for row in good]) for name in ("indices", "probabilities", "status")}
+    check({**outputs, "status": np.char.encode(outputs["status"])}, expected)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
-def test_score_with_beam(suffix, exported, embedded, photos_dir, expected, tmp_path):
-    python = Path(sys.prefix) / "beam" / "bin" / "python"
-    if not python.is_file():
-        pytest.skip(f"needs Apache Beam in an environment of its own, {python.parent.parent}: `make test` makes it")
+def test_score_with_beam(suffix, engines_python, exported, photos_dir, expected, tmp_path):
     broken, listed, output = tmp_path / "broken.png", tmp_path / "list.txt", tmp_path / f"out.{suffix}"
     broken.write_text("text")
     listed.write_text(f"{broken}\n{tmp_path}/absent.jpg\n")
     script = ROOT / "examples" / "score_with_beam.py"
-    run(python, script, exported, f"{photos_dir}/*g", listed, "-o", output)
+    run(engines_python, script, exported, f"{photos_dir}/*g", listed, "-o", output)
     lines = output.read_text().splitlines()
     if suffix == "csv":
         rows = {row["path"]: row for row in csv.DictReader(lines)}
