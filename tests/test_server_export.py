@@ -115,8 +115,9 @@ def test_the_guide(server, tmp_path, capfd):
     guide = (ROOT / "docs" / "serve.md").read_text(encoding="utf-8")
     guide = guide.replace("http://127.0.0.1:8501", server.url).replace("127.0.0.1:8500", server.server.grpc_address)
     start, curl = re.findall(r"```sh\n(.*?)```", guide, re.DOTALL)
-    export = re.search(r"<<'END'\n(.*?)END\n", start, re.DOTALL)[1]
-    subprocess.run([sys.executable, "-c", export], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+    export = re.search(r"^tfdeit (export .*)$", start, re.MULTILINE)[1].split()
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-m", "tfdeit.cli", *export], cwd=tmp_path, env=environ, check=True)
     assert (tmp_path / "micro" / "1" / "saved_model.pb").exists()
 
     commands = (

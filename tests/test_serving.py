@@ -3,6 +3,7 @@
 import base64
 import csv
 import ctypes
+import io
 import json
 import os
 import shutil
@@ -167,6 +168,10 @@ def test_features_and_attention(embedded, exported, images):
     assert outputs["rollout"].shape == (len(images), 8, 8)
     scaled = rollout / rollout.max(axis=1, keepdims=True)
     assert np.abs(outputs["rollout"] - scaled.reshape(-1, 8, 8)).max() <= 1e-5
+    for data, region in zip(images, outputs["region"].numpy(), strict=True):
+        sides = np.array(Image.open(io.BytesIO(data)).size[::-1])
+        seen = sides.min() / sides  # the square in the middle
+        assert np.abs(region - [*(1 - seen) / 2, *(1 + seen) / 2]).max() <= 1 / 32  # up to a pixel of the result
 
 
 @pytest.mark.slow

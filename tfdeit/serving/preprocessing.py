@@ -57,18 +57,20 @@ class GraphProcessor:
             image_bytes: (B,) string, contents of image files.
 
         Returns:
-            Pixel values (B, H, W, 3) float32, and a status for each, (B,) string: "ok" or a reason.
+            Pixel values (B, H, W, 3) float32; a status for each, (B,) string: "ok" or a reason; and which part of the
+            image the model sees, (B, 4) float32: top, left, bottom and right as fractions of its height and width.
         """
         count = tf.size(image_bytes)
         images = tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
         images = images.map(self._read_one, num_parallel_calls=tf.data.AUTOTUNE)
         # An image that stops with an error is missing afterwards, and what follows the last one stands for it.
-        missing = tf.data.Dataset.from_tensors((count, tf.zeros((*self.size, 3), tf.uint8), DAMAGED))
+        missing = tf.data.Dataset.from_tensors((count, tf.zeros((*self.size, 3), tf.uint8), DAMAGED, tf.zeros(4)))
         images = images.ignore_errors().concatenate(missing)
-        numbers, pixels, status = images.batch(tf.cast(count, tf.int64) + 1).get_single_element()
+        numbers, *parts = images.batch(tf.cast(count, tf.int64) + 1).get_single_element()
         last = tf.size(numbers) - 1
         places = tf.tensor_scatter_nd_update(tf.fill([count], last), numbers[:-1, None], tf.range(last))
-        return self._normalize(tf.gather(pixels, places)), tf.gather(status, places)
+        pixels, status, regions = (tf.gather(part, places) for part in parts)
+        return self._normalize(pixels), status, regions
 
     def resize(self, pixels):
         """Resizes, crops and normalises decoded images: (B, H, W, 3) uint8 to pixel values float32."""
@@ -82,11 +84,14 @@ class GraphProcessor:
     def _read_one(self, number, data):
         image, reason = decode(data, self.max_pixels, bool(self.processor.do_convert_rgb))
         height, width = (tf.cast(side, tf.float64) for side in tf.unstack(tf.shape(image)[:2]))
-        *_, largest = self._place(tf.maximum(height, 1.0), tf.maximum(width, 1.0))
+        place = self._place(tf.maximum(height, 1.0), tf.maximum(width, 1.0))
+        *out_size, top, left, rows, columns, largest = place
+        region = tf.stack([top, left, top + rows, left + columns]) / tf.stack(out_size * 2)
         reason = tf.where((reason == "") & (largest > self.max_pixels), "too long and thin to be resized", reason)
         empty = tf.zeros((*self.size, 3), tf.uint8)
         pixels = tf.cond(reason == "", lambda: self._resize_and_crop(image), lambda: empty)
-        return number, pixels, tf.where(reason == "", OK, reason)
+        region = tf.where(reason == "", tf.cast(region, tf.float32), 0.0)
+        return number, pixels, tf.where(reason == "", OK, reason), region
 
     def _place(self, height, width):
         return [tf.cast(value, tf.float64) for value in self.processor.place(height, width, keras.ops)]

@@ -50,7 +50,7 @@ class ServedClassifier(tf.Module):
 
     def serve(self, image_bytes):
         """Contents of image files to the most probable classes, with a status for each image."""
-        pixel_values, status = self._read()(image_bytes)
+        pixel_values, status, _ = self._read()(image_bytes)
         probabilities, indices = tf.math.top_k(tf.nn.softmax(self._logits()(pixel_values)), self._top_k)
         good = (status == OK)[:, None]
         indices = tf.where(good, indices, -1)
@@ -81,19 +81,19 @@ class ServedClassifier(tf.Module):
 
     def features(self, image_bytes):
         """Contents of image files to what the head sees: the class token, and all tokens, after the final norm."""
-        pixel_values, status = self._read()(image_bytes)
+        pixel_values, status, _ = self._read()(image_bytes)
         tokens = tf.cast(self._model().backbone(pixel_values).last_hidden_state, tf.float32)
         tokens = tf.where((status == OK)[:, None, None], tokens, 0.0)
         return {"pooled": tokens[:, 0], "tokens": tokens, "status": status}
 
     def attention(self, image_bytes):
-        """Contents of image files to the attention rollout of each, on the grid of patches, its maximum 1."""
-        pixel_values, status = self._read()(image_bytes)
+        """Contents of image files to the attention rollout of each, on a grid of patches with maximum 1, and where."""
+        pixel_values, status, regions = self._read()(image_bytes)
         model = self._model()
         attentions = model(pixel_values, output_attentions=True).attentions
         rollout = attention_rollout(attentions, model.config.num_prefix_tokens)
         rollout = tf.where((status == OK)[:, None], rollout / tf.reduce_max(rollout, axis=1, keepdims=True), 0.0)
-        return {"rollout": tf.reshape(rollout, (-1, *model.config.grid)), "status": status}
+        return {"rollout": tf.reshape(rollout, (-1, *model.config.grid)), "region": regions, "status": status}
 
     def _compute_logits(self, pixel_values):
         return tf.cast(self._model()(pixel_values).logits, tf.float32)
