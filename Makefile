@@ -11,8 +11,8 @@ demo: $(VENV)/installed            ## classify the photos in examples/photos wit
 test: $(VENV)/tested $(VENV)/engines/installed  ## run all tests, slow ones too
 	$(BIN)/pytest -m "slow or not slow"
 
-parity: $(VENV)/tested             ## compare with transformers, and one backend with another
-	$(BIN)/pytest -m "slow or not slow" tests/test_parity.py tests/test_backends.py
+parity: $(VENV)/tested             ## compare with transformers and timm, and one backend with another
+	$(BIN)/pytest -m "slow or not slow" tests/test_parity*.py tests/test_backends.py
 
 check: $(VENV)/tested              ## lint, formatting, and that the package builds
 	$(BIN)/ruff check

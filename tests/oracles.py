@@ -83,10 +83,10 @@ def random_model(class_name: str, **config):
     return randomised(model_class(model_class.config_class(**config, attn_implementation="eager")).eval())
 
 
-def random_timm_model(name: str):
+def random_timm_model(name: str, **sizes):
     """Returns a model of timm, every parameter random."""
     torch.manual_seed(0)
-    return randomised(import_timm().create_model(name, weight_init="skip").eval())
+    return randomised(import_timm().create_model(name, weight_init="skip", **sizes).eval())
 
 
 def randomised(model):

@@ -221,6 +221,7 @@ def test_other_labels_renew_the_classifier(saved, labels):
         model = tfdeit.TFDeiTForImageClassification.from_pretrained(directory, **labels)
     assert model.config.num_labels == 3
     assert values(model)["classifier/kernel"].shape == (32, 3)
+    assert 0.01 < values(model)["classifier/kernel"].std() < 0.03  # drawn, not the zeros that kernels to load start at
     assert_equal_weights(model, original, but={"classifier/kernel", "classifier/bias"})
 
 

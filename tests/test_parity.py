@@ -18,6 +18,7 @@ from oracles import (
     import_timm,
     largest_difference,
     random_model,
+    random_timm_model,
     saved,
     torch,
     transformers,
@@ -237,4 +238,13 @@ def test_ported_checkpoints_equal_timm(tmp_path, distilled):
     import_timm()
     save_file(random_tensors(torch_shapes(references.TIMM, distilled)), tmp_path / "a.safetensors")
     source = port(tmp_path / "a.safetensors", tmp_path / "out", **references.OVERRIDES)
+    assert verify(source, tmp_path / "out")["passed"]
+
+
+def test_ported_deit3_equals_timm(tmp_path):
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 1, "num_classes": 5}
+    theirs = random_timm_model("deit3_small_patch16_224", **sizes)
+    torch.save(theirs.state_dict(), tmp_path / "a.pth")
+    source = port(tmp_path / "a.pth", tmp_path / "out")
+    assert source.config.no_embed_class
     assert verify(source, tmp_path / "out")["passed"]

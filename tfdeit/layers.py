@@ -4,6 +4,8 @@ Shape comments: B images, T tokens, N patches, D width, M hidden width of the ML
 Dense layers see 2-D tensors: with a Reshape between them, TensorFlow does not fuse MatMul, bias and activation.
 """
 
+import contextlib
+import contextvars
 import functools
 
 import keras
@@ -26,6 +28,19 @@ ACTIVATION_FUNCTIONS = {
 }
 
 
+_kernels_follow = contextvars.ContextVar("kernels_follow", default=False)
+
+
+@contextlib.contextmanager
+def kernels_follow():
+    """Lets the kernels of layers made within start at zero, as values follow: most of building a model is drawing."""
+    token = _kernels_follow.set(True)
+    try:
+        yield
+    finally:
+        _kernels_follow.reset(token)
+
+
 class ConfiguredLayer(keras.layers.Layer):
     """A layer that is described by the model's config.
 
@@ -40,7 +55,7 @@ class ConfiguredLayer(keras.layers.Layer):
     def dense(self, units: int, name: str, **kwargs) -> keras.layers.Dense:
         """Returns a Dense layer of this layer's dtype, initialised as the papers do."""
         return keras.layers.Dense(
-            units, kernel_initializer=self.normal_initializer(), dtype=self.dtype_policy, name=name, **kwargs
+            units, kernel_initializer=self.kernel_initializer(), dtype=self.dtype_policy, name=name, **kwargs
         )
 
     def norm(self, name: str) -> keras.layers.LayerNormalization:
@@ -50,6 +65,10 @@ class ConfiguredLayer(keras.layers.Layer):
     def normal_initializer(self) -> keras.initializers.Initializer:
         """Returns the papers' initialiser; they truncate it at +-2, a hundred standard deviations away."""
         return keras.initializers.RandomNormal(stddev=self.config.initializer_range)
+
+    def kernel_initializer(self) -> keras.initializers.Initializer:
+        """Returns the normal initialiser, or zeros within `kernels_follow`."""
+        return keras.initializers.Zeros() if _kernels_follow.get() else self.normal_initializer()
 
     def get_config(self):
         return {**super().get_config(), "config": self.config.to_dict()}
@@ -72,7 +91,7 @@ class PatchEmbedding(ConfiguredLayer):
             config.patch_hw,
             strides=config.patch_hw,
             data_format="channels_last",
-            kernel_initializer=self.normal_initializer(),
+            kernel_initializer=self.kernel_initializer(),
             dtype=self.dtype_policy,
             name="projection",
         )

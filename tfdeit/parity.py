@@ -204,7 +204,8 @@ def _timm_answer(source: Source, pixel_values: np.ndarray) -> Answer:
         mlp_ratio=config.intermediate_size / config.hidden_size,
         qkv_bias=config.qkv_bias,
         num_classes=config.num_labels,
-        no_embed_class=source.format == "Big Vision npz",
+        init_values=config.layerscale_value,
+        no_embed_class=config.no_embed_class or source.format == "Big Vision npz",
     )
     if source.format == "timm":
         model.load_state_dict(_load_tensors(torch, source.path))

@@ -16,6 +16,7 @@ from tfdeit.checkpoint.readers import read_weights
 from tfdeit.checkpoint.rules import Rule, cast_finite, from_keras, hugging_face, interpolate_positions, to_keras
 from tfdeit.checkpoint.writers import write_directory
 from tfdeit.config import ViTConfig, read_config
+from tfdeit.layers import kernels_follow
 
 
 def load_pretrained(
@@ -54,7 +55,8 @@ def load_pretrained(
     stored = _read_config(model_class, directory)
     config = stored.replace(**overrides)
     arrays = read_weights(directory)
-    model = model_class(config, dtype=dtype, **model_options)
+    with kernels_follow():
+        model = model_class(config, dtype=dtype, **model_options)
     variables = named_variables(model)
     rules = hugging_face(config, _prefix(config, "/", variables), _prefix(config, ".", arrays))
 
@@ -72,6 +74,9 @@ def load_pretrained(
             value = interpolate_positions(value, stored, config)
         where = f"{listing(rules[name].names)} in {directory}"
         variables[name].assign(cast_finite(value, variables[name].dtype, where))
+    for name in variables.keys() - set(fit.loaded):
+        if name.endswith("/kernel"):
+            variables[name].assign(model.normal_initializer()(variables[name].shape, variables[name].dtype))
     if fit.initialised or fit.unused:
         warnings.warn(_describe_differences(fit, model_class, directory), stacklevel=3)
     return model

@@ -152,13 +152,13 @@ def interpolate_positions(table: np.ndarray, stored: ViTConfig, config: ViTConfi
 
 
 def cast_finite(value: np.ndarray, dtype: str | np.dtype, name: str) -> np.ndarray:
-    """Returns a copy of `value` as `dtype`, all of it finite.
+    """Returns `value` as `dtype`, all of it finite; a copy of what is read-only, as a view of a mapped file is.
 
     Raises:
         CheckpointError: if it is not, calling it `name`.
     """
     with np.errstate(over="ignore"):
-        value = value.astype(dtype)
+        value = value.astype(dtype, copy=not value.flags.writeable)
     if not np.isfinite(value).all():
         raise CheckpointError(f"Expected finite values of {name} in {dtype}. Received: NaN or infinity.")
     return value
