@@ -103,6 +103,7 @@ def test_answers_equal_predict(embedded, exported, shared_images):
     ]
 
 
+@pytest.mark.slow
 def test_bad_images_do_not_disturb_their_neighbours(embedded, exported, shared_images):
     good = [path.read_bytes() for path in shared_images[:27]]
     animation = encode(Image.new("RGB", (8, 8)), "GIF", save_all=True, append_images=[Image.new("RGB", (8, 8), "red")])
@@ -232,6 +233,7 @@ def _cast(model, dtype):
 # ------------------------------------------------------------------------------------------------------- loaders
 
 
+@pytest.mark.slow
 def test_session_loader_of_tensorflow_1(exported, images, expected):
     """TF Serving's way to load."""
     with tf.compat.v1.Session(graph=tf.Graph()) as session:

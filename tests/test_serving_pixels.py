@@ -113,6 +113,7 @@ def test_extreme_shapes(side, rng):
         assert np.array_equal(values, processor(image).pixel_values)
 
 
+@pytest.mark.slow
 def test_too_long_and_thin_to_be_resized(rng):
     processor = DeiTImageProcessor(size={"shortest_edge": 3000}, crop_size=2900)
     image = Image.fromarray(rng.integers(0, 256, (1, 60000, 3), dtype="uint8"))
@@ -254,6 +255,7 @@ def test_what_is_refused(photo, rng):
         assert pixels.shape[0] == 0
 
 
+@pytest.mark.slow
 def test_damaged_files_get_a_status(photo, rng):
     images = [data for _, data in files(photo, rng)]
     damaged = [data[: len(data) // 2] for data in images if not data.startswith(b"BM")]
@@ -290,6 +292,7 @@ def test_mutated_files_are_never_silently_different(photo, rng):
     assert accepted > 50
 
 
+@pytest.mark.slow
 def test_a_batch_of_none(rng):
     values, status = in_graph(DeiTImageProcessor(), (224, 224))(tf.constant([], tf.string))
     assert values.shape == (0, 224, 224, 3)
