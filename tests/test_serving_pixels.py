@@ -121,6 +121,9 @@ def test_too_long_and_thin_to_be_resized(rng):
         processor(image)
     _, status = in_graph(processor, (2900, 2900))([encode(image, "PNG")])
     assert status.numpy().tolist() == [b"too long and thin to be resized"]
+    bomb = Image.new("1", (900_000, 1))  # a small file, whose filter would take gigabytes
+    _, status = in_graph(protocol_processor("vit", 32), (32, 32))([encode(bomb, "PNG")])
+    assert status.numpy().tolist() == [b"too long and thin to be resized"]
 
 
 def test_processors_that_do_not_fit():

@@ -14,6 +14,7 @@ from tfdeit.serving.decoding import decode
 
 # Rows of the result that one matrix product makes: its matrix has no more zeros than weights.
 _BLOCK = 32
+_MAX_SHRINK = 1000  # times; the weights of an axis take some 60 MB then
 OK = "ok"
 DAMAGED = "damaged or truncated"
 
@@ -75,8 +76,7 @@ class GraphProcessor:
     def resize(self, pixels):
         """Resizes, crops and normalises decoded images: (B, H, W, 3) uint8 to pixel values float32."""
         height, width = (tf.cast(side, tf.float64) for side in tf.unstack(tf.shape(pixels)[1:3]))
-        *_, largest = self._place(height, width)
-        usable = tf.debugging.Assert(largest <= self.max_pixels, ["the images are empty, or too long and thin"])
+        usable = tf.debugging.Assert(self._can_resize(height, width), ["the images are empty, or too long and thin"])
         with tf.control_dependencies([usable]):
             return self._normalize(tf.map_fn(self._resize_and_crop, pixels))
 
@@ -84,14 +84,19 @@ class GraphProcessor:
     def _read_one(self, number, data):
         image, reason = decode(data, self.max_pixels, bool(self.processor.do_convert_rgb))
         height, width = (tf.cast(side, tf.float64) for side in tf.unstack(tf.shape(image)[:2]))
-        place = self._place(tf.maximum(height, 1.0), tf.maximum(width, 1.0))
-        *out_size, top, left, rows, columns, largest = place
+        fits = (reason != "") | self._can_resize(height, width)
+        reason = tf.where(fits, reason, "too long and thin to be resized")
+        *out_size, top, left, rows, columns, _ = self._place(height, width)
         region = tf.stack([top, left, top + rows, left + columns]) / tf.stack(out_size * 2)
-        reason = tf.where((reason == "") & (largest > self.max_pixels), "too long and thin to be resized", reason)
         empty = tf.zeros((*self.size, 3), tf.uint8)
         pixels = tf.cond(reason == "", lambda: self._resize_and_crop(image), lambda: empty)
         region = tf.where(reason == "", tf.cast(region, tf.float32), 0.0)
         return number, pixels, tf.where(reason == "", OK, reason), region
+
+    def _can_resize(self, height, width):
+        """Whether memory for the result, for what lies between the passes, and for the weights stays bounded."""
+        *out_size, _, _, _, _, largest = self._place(height, width)
+        return (largest <= self.max_pixels) & (tf.maximum(height / out_size[0], width / out_size[1]) <= _MAX_SHRINK)
 
     def _place(self, height, width):
         return [tf.cast(value, tf.float64) for value in self.processor.place(height, width, keras.ops)]
