@@ -1,5 +1,10 @@
-"""transformers models with random weights, saved in the hub's format, and what they answer."""
+"""transformers' models with random weights, saved in the hub's format, and what they answer; and timm."""
 
+import enum
+import functools
+import importlib.util
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +12,16 @@ import pytest
 
 transformers = pytest.importorskip("transformers", reason="the oracle: pip install tfdeit[parity]")
 torch = pytest.importorskip("torch", reason="the oracle: pip install tfdeit[parity]")
+
+# What timm takes from torchvision while it is imported. Its models, mixing and augmentations run without.
+TORCHVISION = {
+    "torchvision": (),
+    "torchvision.datasets": ("CIFAR10", "CIFAR100", "FashionMNIST", "ImageFolder", "KMNIST", "MNIST"),
+    "torchvision.ops": (),
+    "torchvision.ops.misc": ("FrozenBatchNorm2d",),
+    "torchvision.transforms": ("ToTensor",),
+    "torchvision.transforms.functional": (),
+}
 
 TINY = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
 SMALL = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
@@ -24,14 +39,64 @@ MICRO = {
 }
 
 
+class Absent:
+    """Stands for any class of torchvision: timm derives from it and asks for instances, of which there are none."""
+
+    def __init__(self, *args, **kwargs):
+        raise NotImplementedError("Expected torchvision. Received its stand-in, which tests import timm with.")
+
+
+@functools.cache
+def import_timm() -> types.ModuleType:
+    """Returns timm, all of `timm.models` and `timm.data` loaded; skips the test where it is not installed.
+
+    torchvision has to be of torch's very build. Where it is not, or not installed, a stand-in is there for the time of
+    the import only: transformers too asks whether there is a torchvision.
+    """
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("the oracle: pip install --no-deps timm", allow_module_level=True)
+    try:
+        import torchvision  # noqa: F401
+    except Exception:  # a build for another torch fails in many ways
+        modules = {name: types.ModuleType(name) for name in TORCHVISION}
+        for name, module in modules.items():
+            vars(module).update(dict.fromkeys(TORCHVISION[name], Absent))
+            parent, _, child = name.rpartition(".")
+            if parent:
+                setattr(modules[parent], child, module)
+        modes = enum.Enum("InterpolationMode", "NEAREST BILINEAR BICUBIC BOX HAMMING LANCZOS")
+        modules["torchvision.transforms.functional"].InterpolationMode = modes
+        sys.modules.update(modules)
+    else:
+        modules = {}
+    try:
+        return importlib.import_module("timm")
+    finally:
+        for name in modules:
+            del sys.modules[name]
+
+
 def random_model(class_name: str, **config):
     """Returns a transformers model, every parameter random: transformers starts tokens and positions at zero."""
     model_class = getattr(transformers, class_name)
     torch.manual_seed(0)
-    model = model_class(model_class.config_class(**config, attn_implementation="eager")).eval()
+    return randomised(model_class(model_class.config_class(**config, attn_implementation="eager")).eval())
+
+
+def random_timm_model(name: str):
+    """Returns a model of timm, every parameter random."""
+    torch.manual_seed(0)
+    return randomised(import_timm().create_model(name, weight_init="skip").eval())
+
+
+def randomised(model):
+    """Draws matrices and tokens, and moves vectors away from the zeros and ones at which norms and biases start."""
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.02)
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter), alpha=0.2)
+            else:
+                parameter.normal_(std=0.03)
     return model
 
 
@@ -41,6 +106,16 @@ def answer(model, pixel_values: np.ndarray, **options) -> dict[str, np.ndarray]:
     with torch.no_grad():
         outputs = model(torch.from_numpy(pixel_values.transpose(0, 3, 1, 2).copy()), **options)
     return {k: tuple(x.numpy() for x in v) if isinstance(v, tuple) else v.numpy() for k, v in outputs.items()}
+
+
+def timm_answer(model, pixel_values: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Runs a model of timm on (B, H, W, C) pixel values; returns each block's tokens, and the logits."""
+    outputs = []
+    for block in model.blocks:
+        block.register_forward_hook(lambda block, inputs, tokens: outputs.append(tokens.numpy()))
+    with torch.no_grad():
+        logits = model(torch.from_numpy(pixel_values.transpose(0, 3, 1, 2).copy()))
+    return (*outputs, logits.numpy())
 
 
 def saved(model, directory: Path) -> Path:

@@ -1,7 +1,9 @@
 """ViTs in plain numpy that read published names and layouts themselves: independent of the library's rules."""
 
+import itertools
 import math
 
+import h5py
 import numpy as np
 
 WIDTH, HEADS, DEPTH, HIDDEN, SIDE, PATCH, LABELS = 32, 4, 2, 48, 16, 4, 5
@@ -63,6 +65,17 @@ MMPRETRAIN = {
     "head": "head.layers.head",
     "head_dist": "head.layers.head_dist",
 }
+
+
+def renamed(tensors, names, other_names):
+    """Returns tensors under the names of one table instead of another's."""
+    received = {}
+    for part, i, leaf in itertools.product(names, range(24), ("", ".weight", ".bias")):
+        name = names[part].format(i) + leaf
+        if name in tensors:
+            received[other_names[part].format(i) + leaf] = tensors[name]
+    assert len(received) == len(tensors)
+    return received
 
 
 def torch_shapes(names, distilled):
@@ -172,3 +185,65 @@ def google_forward(tensors, prefix="", big_vision=False):
         x = x + y
         x = x + dense(gelu(dense(norm(x, f"{block}/{norm2}"), f"{block}/{mlp}/Dense_0")), f"{block}/{mlp}/Dense_1")
     return dense(norm(x, "Transformer/encoder_norm")[:, 0], "head")
+
+
+def google_tensors(timm, heads):
+    """Returns timm's tensors, not distilled, under Google's names: attention has an axis of heads, before that of each.
+
+    What torch applies as x @ weight.T flax applies as x @ kernel, and convolutions have their outputs last.
+    """
+    tensors = {
+        "cls": timm["cls_token"],
+        "Transformer/posembed_input/pos_embedding": timm["pos_embed"],
+        "embedding/kernel": timm["patch_embed.proj.weight"].transpose(2, 3, 1, 0),
+        "embedding/bias": timm["patch_embed.proj.bias"],
+    }
+
+    def norm(theirs, ours):
+        tensors.update({f"{theirs}/scale": timm[f"{ours}.weight"], f"{theirs}/bias": timm[f"{ours}.bias"]})
+
+    def dense(theirs, ours, kernel_shape=None):
+        kernel = timm[f"{ours}.weight"].T
+        tensors[f"{theirs}/kernel"] = kernel.reshape(kernel_shape) if kernel_shape else kernel
+        tensors[f"{theirs}/bias"] = timm[f"{ours}.bias"]
+
+    width = timm["norm.weight"].size
+    for i in itertools.takewhile(lambda i: f"blocks.{i}.norm1.weight" in timm, itertools.count()):
+        block, ours = f"Transformer/encoderblock_{i}", f"blocks.{i}"
+        norm(f"{block}/LayerNorm_0", f"{ours}.norm1")
+        norm(f"{block}/LayerNorm_2", f"{ours}.norm2")
+        attention = f"{block}/MultiHeadDotProductAttention_1"
+        weight, bias = timm[f"{ours}.attn.qkv.weight"], timm[f"{ours}.attn.qkv.bias"]
+        for start, part in zip(range(0, 3 * width, width), ("query", "key", "value"), strict=True):
+            rows = slice(start, start + width)
+            tensors[f"{attention}/{part}/kernel"] = weight[rows].T.reshape(width, heads, -1)
+            tensors[f"{attention}/{part}/bias"] = bias[rows].reshape(heads, -1)
+        dense(f"{attention}/out", f"{ours}.attn.proj", (heads, -1, width))
+        dense(f"{block}/MlpBlock_3/Dense_0", f"{ours}.mlp.fc1")
+        dense(f"{block}/MlpBlock_3/Dense_1", f"{ours}.mlp.fc2")
+    norm("Transformer/encoder_norm", "norm")
+    dense("head", "head")
+    return tensors
+
+
+# TensorFlow's files.
+
+
+def write_tf_model(path, tensors, model_name):
+    """Writes the tensors of a Hugging Face directory as `save_weights` of transformers 4's TensorFlow models does.
+
+    A dataset is layer/model/layer/...:0. Names and layouts were compared with a file that transformers 4.49 wrote.
+    """
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"], file.attrs["backend"] = (
+            sorted({name.split(".")[0] for name in tensors}),
+            "tensorflow",
+        )
+        file.create_group("top_level_model_weights").attrs["weight_names"] = []
+        for name, tensor in tensors.items():
+            *layers, leaf = name.replace(".", "/").replace("/layer/", "/layer_._").split("/")
+            if "norm" in layers[-1]:
+                leaf = {"weight": "gamma", "bias": "beta"}[leaf]
+            elif leaf == "weight":
+                leaf, tensor = "kernel", tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor.T
+            file["/".join([layers[0], model_name, *layers, f"{leaf}:0"])] = tensor

@@ -15,6 +15,7 @@ from oracles import (
     SMALL,
     TINY,
     answer,
+    import_timm,
     largest_difference,
     random_model,
     saved,
@@ -49,7 +50,7 @@ def processors(model_type, image_size):
 
 
 def check(class_name, config, photos, directory):
-    """From photos to outputs on both sides, then back: our saved model in transformers."""
+    """From photos to outputs on both sides, of the original checkpoint ported; then back: our saved model there."""
     theirs = random_model(class_name, **config)
     model_type = theirs.config.model_type
     processor, their_processor = processors(model_type, config.get("image_size", 224))
@@ -57,7 +58,8 @@ def check(class_name, config, photos, directory):
     their_pixels = np.stack(their_processor(photos, return_tensors="np")["pixel_values"])
     np.testing.assert_array_equal(inputs.pixel_values, their_pixels.transpose(0, 2, 3, 1))
 
-    ours = getattr(tfdeit, f"TF{class_name}").from_pretrained(saved(theirs, directory / "theirs"))
+    port(saved(theirs, directory / "theirs"), directory / "ported")
+    ours = getattr(tfdeit, f"TF{class_name}").from_pretrained(directory / "ported")
     expected = answer(theirs, inputs.pixel_values, output_hidden_states=True, output_attentions=True)
     outputs = ours(**inputs, output_hidden_states=True, output_attentions=True)
     for name, values in expected.items():
@@ -232,10 +234,7 @@ def test_timm_that_cannot_be_imported(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("distilled", [False, True])
 def test_ported_checkpoints_equal_timm(tmp_path, distilled):
-    try:
-        import timm.models  # noqa: F401
-    except Exception as error:  # torchvision, which it imports, breaks in many ways
-        pytest.skip(f"timm cannot be imported: {error}")
+    import_timm()
     save_file(random_tensors(torch_shapes(references.TIMM, distilled)), tmp_path / "a.safetensors")
     source = port(tmp_path / "a.safetensors", tmp_path / "out", **references.OVERRIDES)
     assert verify(source, tmp_path / "out")["passed"]

@@ -14,7 +14,7 @@ import pytest
 import references as ref
 import safetensors
 from conftest import ROOT
-from references import IMAGES, MMPRETRAIN, OVERRIDES, TIMM, random_tensors, torch_shapes
+from references import IMAGES, MMPRETRAIN, OVERRIDES, TIMM, random_tensors, torch_shapes, write_tf_model
 from safetensors.numpy import load_file, save_file
 
 import tfdeit
@@ -268,29 +268,14 @@ def test_transformers_loads_what_is_written(tmp_path):
     np.testing.assert_allclose(oracles.answer(model, IMAGES)["logits"], expected, rtol=0, atol=1e-4)
 
 
-def write_tf_model(path, variables, config, model_name):
-    """Writes `variables` as `TFPreTrainedModel.save_weights` of transformers 4 does: layer/model/layer/...:0."""
-    rules = format_rules(next(f for f in FORMATS if "TensorFlow" in f.name), config, f"{config.model_type}/")
-    with h5py.File(path, "w") as file:
-        tensors = dict(from_keras(rules, variables))
-        layers = sorted({name.split("/")[0] for name in tensors})
-        file.attrs["layer_names"], file.attrs["backend"] = layers, "tensorflow"
-        file.create_group("top_level_model_weights").attrs["weight_names"] = []
-        for name, tensor in tensors.items():
-            file[f"{name.split('/')[0]}/{model_name}/{name}:0"] = tensor
-
-
 def test_tf_model_of_transformers_4(tmp_path):
-    """Names and layouts were compared with a file that transformers 4.49 wrote: kernels are (inputs, outputs)."""
     model = our_model("DeiTForImageClassificationWithTeacher")
-    variables = {name.removeprefix("deit/"): v.numpy() for name, v in named_variables(model).items()}
-    write_tf_model(tmp_path / "tf_model.h5", variables, model.config, "tf_dei_t_for_image_classification_with_teacher")
-    with h5py.File(tmp_path / "tf_model.h5") as file:
-        root = "deit/tf_dei_t_for_image_classification_with_teacher/deit/encoder/layer_._1"
-        np.testing.assert_array_equal(
-            file[f"{root}/attention/attention/key/kernel:0"][:], variables["block_1/attention/qkv/kernel"][:, 32:64]
-        )
-        assert file[f"{root}/intermediate/dense/kernel:0"].shape == (32, 48)
+    model.save_pretrained(tmp_path / "hub")
+    tensors = load_file(tmp_path / "hub" / "model.safetensors")
+    write_tf_model(tmp_path / "tf_model.h5", tensors, "tf_dei_t_for_image_classification_with_teacher")
+    with h5py.File(tmp_path / "tf_model.h5") as file:  # kernels are (inputs, outputs)
+        kernel = file["deit/tf_dei_t_for_image_classification_with_teacher/deit/encoder/layer_._1/intermediate/dense"]
+        assert kernel["kernel:0"].shape == (32, 48)
     model.config.save_pretrained(tmp_path)
     source = port(tmp_path, tmp_path / "out")
     assert source.format == "transformers' TensorFlow"
