@@ -6,7 +6,7 @@ import json
 import os
 import sys
 
-from tfdeit.commands import PROTOCOLS, run_info, run_list, run_port, run_predict
+from tfdeit.commands import PROTOCOLS, run_info, run_list, run_pack, run_port, run_predict
 
 DEFAULT_MODEL = "deit_micro_cifar10"
 TARGETS = ("hf", "timm", "fb", "mmpretrain", "npz", "keras")
@@ -105,6 +105,26 @@ def build_parser() -> argparse.ArgumentParser:
         "--verify", action="store_true", help="compare with the original in torch, block by block; write a report"
     )
     port.set_defaults(run=run_port)
+
+    pack = commands.add_parser(
+        "pack",
+        help="write a folder of images as records",
+        description="Writes images into a few TFRecord files with an index, which are read faster than many small "
+        "files. The images keep their bytes. Each is decoded once, to find those that are broken.",
+    )
+    pack.add_argument(
+        "source", metavar="SOURCE", help="folder of class folders, zip of one, or list (.csv, .jsonl) of path and label"
+    )
+    pack.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to make")
+    pack.add_argument("--split", metavar="NAME", help="folder inside SOURCE, such as train or val")
+    pack.add_argument(
+        "--on-error",
+        choices=("raise", "skip"),
+        default="raise",
+        help="stop at an image that cannot be read, or leave it out and exit with status 1 (%(default)s)",
+    )
+    pack.add_argument("--shard-mb", type=positive, default=128, metavar="N", help="MiB to a file (%(default)s)")
+    pack.set_defaults(run=run_pack)
     return parser
 
 
