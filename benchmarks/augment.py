@@ -4,9 +4,8 @@
 
 Prints one JSON line per contestant: images per second, the median over interleaved rounds, and the ratios to timm in
 one process and in two, and to Keras (above 1 is faster). "randaugment" is RandAugment alone; "train" is all that DeiT
-does to a decoded and cropped image: flip, RandAugment, normalisation, erasing. Needs torch and timm (`pip install
---no-deps timm`).
-and torch.
+does to a decoded and cropped image: flip, RandAugment, normalisation, erasing. Needs torch, and timm
+(`pip install --no-deps timm`).
 """
 
 import argparse

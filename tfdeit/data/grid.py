@@ -12,7 +12,7 @@ from tfdeit.images import decode_image
 
 COLUMNS, GAP, LABEL = 8, 10, 22  # tiles in a row; pixels between tiles, and for the line below each
 FORMATS = {"Rotate": "{:+.0f}°", "ShearX": "{:+.2f}", "ShearY": "{:+.2f}", "TranslateXRel": "{:+.0%}"}
-FORMATS |= {"TranslateYRel": "{:+.0%}", "PosterizeIncreasing": "{:.0f} bits", "Posterize": "{:.0f} bits"}
+FORMATS |= {"TranslateYRel": "{:+.0%}", "PosterizeIncreasing": "to {:.0f}-bit", "Posterize": "to {:.0f}-bit"}
 WHOLE = {"Solarize", "SolarizeIncreasing", "SolarizeAdd"}
 
 
@@ -74,7 +74,7 @@ def _others(original, square, seeds):
     for name in ("brightness", "contrast", "saturation"):
         jitter = augment.ColorJitter(**{"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, name: 0.4})
         factor = float(jitter.draw(one)[1][0, 0])
-        yield f"{name} {factor:.2f}", jitter(image[None], one)[0]
+        yield f"jitter: {name} {factor:.2f}", jitter(image[None], one)[0]
     jitter = augment.ColorJitter(hue=0.2)
     yield "jitter with hue", jitter(image[None], one)[0]
     yield "grey (3-Augment)", ops.greyscale(image)
