@@ -6,7 +6,7 @@ import json
 import os
 import sys
 
-from tfdeit.commands import PROTOCOLS, run_info, run_list, run_pack, run_port, run_predict
+from tfdeit.commands import PROTOCOLS, run_augment, run_info, run_list, run_pack, run_port, run_predict
 
 DEFAULT_MODEL = "deit_micro_cifar10"
 TARGETS = ("hf", "timm", "fb", "mmpretrain", "npz", "keras")
@@ -125,6 +125,26 @@ def build_parser() -> argparse.ArgumentParser:
     )
     pack.add_argument("--shard-mb", type=positive, default=128, metavar="N", help="MiB to a file (%(default)s)")
     pack.set_defaults(run=run_pack)
+
+    augment = commands.add_parser(
+        "augment",
+        help="draw the augmentations of an image",
+        description="Draws a labelled grid: every operation of RandAugment at its magnitude, the other augmentations, "
+        "and samples of the recipes of DeiT and DeiT III; with two images, mixup and CutMix too.",
+    )
+    augment.add_argument("images", nargs="+", metavar="IMAGE", help="one image, or two to mix")
+    augment.add_argument("-o", "--output", required=True, metavar="FILE", help="picture to write, such as grid.png")
+    augment.add_argument(
+        "--auto-augment",
+        default="rand-m9-mstd0.5-inc1",
+        metavar="CONFIG",
+        help="RandAugment as timm writes it (%(default)s)",
+    )
+    augment.add_argument(
+        "--size", type=positive, default=224, metavar="N", help="side of a tile in pixels (%(default)s)"
+    )
+    augment.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (%(default)s)")
+    augment.set_defaults(run=run_augment)
     return parser
 
 

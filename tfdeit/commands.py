@@ -168,6 +168,21 @@ def run_pack(args: argparse.Namespace) -> int:
     return 1 if skipped else 0
 
 
+def run_augment(args: argparse.Namespace) -> int:
+    """Draws the augmentations of an image, or of two, as a labelled grid."""
+    try:
+        with silenced_stderr():
+            from tfdeit.data.grid import augmentation_grid
+
+            page = augmentation_grid(args.images, args.auto_augment, args.size, args.seed)
+        page.save(args.output)
+    except (OSError, ValueError) as error:
+        print(f"tfdeit augment: error: {error}", file=sys.stderr)
+        return 2
+    print(f"{args.output}: {page.width}x{page.height} pixels")
+    return 0
+
+
 def report_failures(reasons: list[str]) -> int:
     """Prints what could not be used on stderr; returns the exit status for that."""
     for reason in reasons:

@@ -54,18 +54,18 @@ class Augmentation:
 
     @functools.lru_cache(maxsize=64)  # noqa: B019 - the keys are frozen dataclasses of a few numbers
     def _compiled(self, shape, dtype, seed_dtype):
-        spec = tf.TensorSpec(shape, self.check(dtype))
-
-        def augment(images, seeds):
-            return tf.map_fn(
-                lambda values: tf.ensure_shape(self.apply(*values), shape),
-                (images, self.draw(seeds, *shape[:2])),
-                fn_output_signature=spec,
-                parallel_iterations=PARALLEL,
-            )
-
         signature = [tf.TensorSpec([None, *shape], dtype), tf.TensorSpec([None, 2], seed_dtype)]
-        return tf.function(augment, signature, autograph=False)
+        # A partial: TensorFlow counts the tracings of a plain function over all instances, and warns of many.
+        return tf.function(functools.partial(self._map), signature, autograph=False)
+
+    def _map(self, images, seeds):
+        shape = images.shape[1:]
+        return tf.map_fn(
+            lambda values: tf.ensure_shape(self.apply(*values), shape),
+            (images, self.draw(seeds, *shape[:2])),
+            fn_output_signature=tf.TensorSpec(shape, self.check(images.dtype)),
+            parallel_iterations=PARALLEL,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -77,6 +77,11 @@ class Operation(NamedTuple):
     argument: Callable  # (magnitude / 10, sign) -> the argument, float64
     apply: Callable  # (image, argument, fill, bicubic) -> image
 
+    @property
+    def constant(self) -> bool:
+        """Whether the magnitude does not matter."""
+        return self.argument is _none
+
 
 OPERATIONS = {
     "AutoContrast": Operation(_none, _plain(ops.autocontrast)),
