@@ -126,15 +126,19 @@ class Pipeline:
             file.writelines(json.dumps(failure._asdict()) + "\n" for failure in failures)
         return len(failures)
 
-    def dataset(self, step: int = 0) -> tf.data.Dataset:
-        """The batches from number `step` on: of this and all later epochs in training, else of one.
+    def dataset(self, step: int = 0, steps: int | None = None) -> tf.data.Dataset:
+        """The batches from number `step` on.
+
+        Args:
+            step: how many batches come before.
+            steps: how many to give; by default all later ones, of this and all later epochs in training.
 
         Returns:
             Dataset of (pixel_values (B, S, S, 3) float32, labels).
         """
-        return self.host(step).map(self.finish).prefetch(2)
+        return self.host(step, steps).map(self.finish).prefetch(2)
 
-    def host(self, step: int = 0) -> tf.data.Dataset:
+    def host(self, step: int = 0, steps: int | None = None) -> tf.data.Dataset:
         """The same before `finish`, for loops that call it on an accelerator.
 
         Returns:
@@ -142,9 +146,12 @@ class Pipeline:
             (B, 2) int32, for each image; seed (2,) int32, for the batch.
         """
         last = np.iinfo("int64").max // self.batch_size if self._mode.endless else self.steps_per_epoch
-        if not 0 <= step <= last:
-            raise ValueError(f"Expected a step from 0 to {last}. Received: step={step}")
-        end = last * self.batch_size if self._mode.endless else self.order.length(len(self.source))
+        if not 0 <= step <= last or (steps or 0) < 0:
+            raise ValueError(f"Expected a step from 0 to {last}, and steps. Received: step={step}, steps={steps}")
+        last = last if steps is None else min(step + steps, last)
+        end = last * self.batch_size
+        if not self._mode.endless:
+            end = min(end, self.order.length(len(self.source)))
         data = tf.data.Dataset.range(step * self.batch_size, end).map(lambda place: (place, True))
         data = self._mode.load(self, data)
         data = data.padded_batch(self.batch_size, drop_remainder=self._mode.endless)
@@ -225,13 +232,20 @@ def _nothing(spec):
 
 
 def _drop_missing(places, ok, *values):
-    return tuple(tf.boolean_mask(value, ok) for value in (places, *values))
+    values = places, *values
+    kept = tf.cond(tf.reduce_all(ok), lambda: values, lambda: tuple(tf.boolean_mask(value, ok) for value in values))
+    return tuple(tf.ensure_shape(value, [None, *old.shape[1:]]) for value, old in zip(kept, values, strict=True))
 
 
 def _replace_missing(places, ok, *values):
     """Puts other samples of the batch where some are missing: every batch is full, and resuming stays exact."""
-    there, numbers = tf.where(ok)[:, 0], tf.range(tf.size(ok, tf.int64))
-    count = tf.size(there, tf.int64)
-    with tf.control_dependencies([tf.debugging.Assert(count > 0, ["no image of a batch could be read"])]):
-        taken = tf.where(ok, numbers, tf.gather(there, numbers % tf.maximum(count, 1)))
-    return tuple(tf.ensure_shape(tf.gather(value, taken), value.shape) for value in (places, *values))
+    values = places, *values
+
+    def replaced():
+        there, numbers = tf.where(ok)[:, 0], tf.range(tf.size(ok, tf.int64))
+        count = tf.size(there, tf.int64)
+        with tf.control_dependencies([tf.debugging.Assert(count > 0, ["no image of a batch could be read"])]):
+            taken = tf.where(ok, numbers, tf.gather(there, numbers % tf.maximum(count, 1)))
+        return tuple(tf.ensure_shape(tf.gather(value, taken), value.shape) for value in values)
+
+    return tf.cond(tf.reduce_all(ok), lambda: values, replaced)

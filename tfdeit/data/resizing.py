@@ -23,18 +23,18 @@ def taps_signature(height: int, width: int) -> list[tf.TensorSpec]:
     return [tf.TensorSpec((None, None, 3), tf.uint8), *axes]
 
 
-def window_and_taps(processor: BaseImageProcessor, data: bytes) -> tuple[np.ndarray, ...]:
+def window_and_taps(processor: BaseImageProcessor, image) -> tuple[np.ndarray, ...]:
     """The host's part: what the device needs to make the processor's pixels. All of it may be padded with zeros.
 
     Args:
         processor: resizes and crops to one size (h, w).
-        data: content of an image file.
+        image: what `BaseImageProcessor.pixels` takes.
 
     Returns:
         The pixels that are read (H, W, 3) uint8; then start (h,) and weights (h, K) of the rows, and the same of the
         columns, int32, see `tfdeit.resample.Taps`.
     """
-    image = read_block(data, None, processor.exif_orientation, processor.do_convert_rgb)[0]
+    image = read_block(image, None, processor.exif_orientation, processor.do_convert_rgb)[0]
     size, window = processor.geometry(*image.shape[:2])
     name = FILTERS[processor.resample] if processor.do_resize else "nearest"
     plan = plan_resize(image.shape[:2], size, name, window)
