@@ -3,13 +3,14 @@
 import numpy as np
 import tensorflow as tf
 
-from tfdeit.images import decode_image, read_header
+from tfdeit.images import Header, decode_image, read_header
 from tfdeit.processing import BaseImageProcessor
 
 _MARGIN = 32  # pixels around a crop: the colour of a JPEG's pixel depends on its neighbours, 4 to a side at most
 
 
-def _is_plain_jpeg(header):
+def is_plain_jpeg(header: Header) -> bool:
+    """Whether TensorFlow decodes a file to Pillow's pixels."""
     return header.format == "JPEG" and header.mode in ("RGB", "L")
 
 
@@ -19,7 +20,7 @@ def decode_for(processor: BaseImageProcessor, data: bytes) -> np.ndarray | bytes
     Raises:
         ImageError: see `decode_image`.
     """
-    if processor.exif_orientation or not _is_plain_jpeg(read_header(data)):
+    if processor.exif_orientation or not is_plain_jpeg(read_header(data)):
         return data
     try:
         return tf.io.decode_jpeg(data, 3, dct_method="INTEGER_ACCURATE").numpy()
@@ -44,7 +45,7 @@ def decode_crop(data: bytes, top: int, left: int, height: int, width: int) -> np
         ImageError: see `decode_image`.
     """
     header = read_header(data)
-    if _is_plain_jpeg(header):
+    if is_plain_jpeg(header):
         y, x = max(top - _MARGIN, 0), max(left - _MARGIN, 0)
         bottom, right = min(top + height + _MARGIN, header.height), min(left + width + _MARGIN, header.width)
         box = [y, x, bottom - y, right - x]

@@ -58,11 +58,11 @@ def eval_pipeline(
     loading = loading or Loading()
     on_device = (loading.resize_on or ("device" if tf.config.list_logical_devices("GPU") else "host")) == "device"
     shape = size["height"], size["width"]
-    prepare = window_and_taps if on_device else lambda processor, image: (processor.pixels(image),)
     signature = taps_signature(*shape) if on_device else [tf.TensorSpec((*shape, 3), tf.uint8)]
 
     def read(_, index, __):
-        return prepare(processor, decode_for(processor, source.read(index)))
+        data = source.read(index)
+        return window_and_taps(processor, data) if on_device else (processor.pixels(decode_for(processor, data)),)
 
     def load(pipeline, samples):
         return pipeline.parallel(samples, read, signature)

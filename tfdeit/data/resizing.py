@@ -7,7 +7,8 @@ sums are whole numbers below 2**24: exact in float32, in any order, and in the T
 import numpy as np
 import tensorflow as tf
 
-from tfdeit.images import read_block
+from tfdeit.data.decoding import decode_crop, is_plain_jpeg
+from tfdeit.images import read_block, read_header
 from tfdeit.processing import BaseImageProcessor
 from tfdeit.processor_config import FILTERS
 from tfdeit.resample import plan_resize, resample
@@ -20,37 +21,48 @@ _MAX_TAPS = 2**24 // (255 * (2**_LOW_BITS - 1))  # images for which this is not 
 def taps_signature(height: int, width: int) -> list[tf.TensorSpec]:
     """What `window_and_taps` returns for results of one size."""
     axes = [tf.TensorSpec(shape, tf.int32) for n in (height, width) for shape in ((n,), (n, None))]
-    return [tf.TensorSpec((None, None, 3), tf.uint8), *axes]
+    return [tf.TensorSpec((None, None, 3), tf.uint8), tf.TensorSpec((), tf.bool), *axes]
 
 
-def window_and_taps(processor: BaseImageProcessor, image) -> tuple[np.ndarray, ...]:
+def window_and_taps(processor: BaseImageProcessor, data: bytes) -> tuple[np.ndarray, ...]:
     """The host's part: what the device needs to make the processor's pixels. All of it may be padded with zeros.
 
     Args:
         processor: resizes and crops to one size (h, w).
-        image: what `BaseImageProcessor.pixels` takes.
+        data: content of an image file.
 
     Returns:
-        The pixels that are read (H, W, 3) uint8; then start (h,) and weights (h, K) of the rows, and the same of the
-        columns, int32, see `tfdeit.resample.Taps`.
+        The pixels that are read (H, W, 3) uint8; whether they, and the result, are transposed; then start (h,) and
+        weights (h, K) of the rows, and the same of the columns, int32, see `tfdeit.resample.Taps`.
     """
-    image = read_block(image, None, processor.exif_orientation, processor.do_convert_rgb)[0]
-    size, window = processor.geometry(*image.shape[:2])
+    header = read_header(data)
+    image = None
+    if processor.exif_orientation or not is_plain_jpeg(header):
+        image = read_block(data, None, processor.exif_orientation, processor.do_convert_rgb)[0]
+    in_size = header[2:] if image is None else image.shape[:2]
+    size, window = processor.geometry(*in_size)
     name = FILTERS[processor.resample] if processor.do_resize else "nearest"
-    plan = plan_resize(image.shape[:2], size, name, window)
-    image = image[plan.source]
-    if plan.vertical or max(taps.weights.shape[1] for taps in (plan.rows, plan.columns)) > _MAX_TAPS:
-        image = resample(image, plan.rows, plan.columns, plan.vertical).astype("uint8")
-        plan = plan_resize(image.shape[:2], image.shape[:2], "nearest")
-    return image, *plan.rows, *plan.columns
+    plan = plan_resize(in_size, size, name, window)
+    if image is None:
+        image = decode_crop(data, *(s.start for s in plan.source), *(s.stop - s.start for s in plan.source))
+    else:
+        image = image[plan.source]
+    rows, columns, transposed = plan.rows, plan.columns, plan.vertical and window[2] == window[3]
+    if transposed:  # the device resizes columns first
+        image, rows, columns = image.transpose(1, 0, 2), columns, rows
+    if (plan.vertical and not transposed) or max(taps.weights.shape[1] for taps in (rows, columns)) > _MAX_TAPS:
+        image = resample(image, rows, columns, plan.vertical and not transposed).astype("uint8")
+        _, rows, columns, _ = plan_resize(window[2:], window[2:], "nearest")
+    return image, np.bool_(transposed), *rows, *columns
 
 
 @tf.function(autograph=False)
-def resize(images, row_start, row_weights, column_start, column_weights):
+def resize(images, transposed, row_start, row_weights, column_start, column_weights):
     """The device's part.
 
     Args:
         images: (B, H, W, 3) uint8.
+        transposed: (B,) bool.
         row_start: (B, h) int32.
         row_weights: (B, h, K) int32, with a K of its own.
         column_start: (B, w) int32.
@@ -70,7 +82,10 @@ def resize(images, row_start, row_weights, column_start, column_weights):
         high, low = (tf.cast(tf.einsum(equation, part, images), tf.int32) for part in parts)
         total = high * 2**_LOW_BITS + low + 2 ** (_BITS - 1)
         images = tf.cast(tf.clip_by_value(tf.bitwise.right_shift(total, _BITS), 0, 255), tf.float32)
-    return tf.cast(images, tf.uint8)
+    images = tf.cast(images, tf.uint8)
+    if images.shape[1] != images.shape[2]:  # then none is transposed
+        return images
+    return tf.where(transposed[:, None, None, None], tf.transpose(images, (0, 2, 1, 3)), images)
 
 
 def _dense(start, weights, size):
