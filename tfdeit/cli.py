@@ -7,7 +7,7 @@ import math
 import os
 import sys
 
-from tfdeit.commands import PROTOCOLS, run_info, run_list, run_port, run_predict
+from tfdeit.commands import PROTOCOLS, run_augment, run_info, run_list, run_pack, run_port, run_predict
 from tfdeit.export_commands import run_export
 from tfdeit.exports import FORMATS
 from tfdeit.serve_command import run_serve
@@ -114,6 +114,45 @@ def build_parser() -> argparse.ArgumentParser:
     )
     port.set_defaults(run=run_port)
 
+    pack = commands.add_parser(
+        "pack",
+        help="write a folder of images as records",
+        description="Writes images into a few TFRecord files with an index, which are read faster than many small "
+        "files. The images keep their bytes. Each is decoded once, to find those that are broken.",
+    )
+    pack.add_argument(
+        "source", metavar="SOURCE", help="folder of class folders, zip of one, or list (.csv, .jsonl) of path and label"
+    )
+    pack.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to make")
+    pack.add_argument("--split", metavar="NAME", help="folder inside SOURCE, such as train or val")
+    pack.add_argument(
+        "--on-error",
+        choices=("raise", "skip"),
+        default="raise",
+        help="stop at an image that cannot be read, or leave it out and exit with status 1 (%(default)s)",
+    )
+    pack.add_argument("--shard-mb", type=positive, default=128, metavar="N", help="MiB to a file (%(default)s)")
+    pack.set_defaults(run=run_pack)
+
+    augment = commands.add_parser(
+        "augment",
+        help="draw the augmentations of an image",
+        description="Draws a labelled grid: every operation of RandAugment at its magnitude, the other augmentations, "
+        "and samples of the recipes of DeiT and DeiT III; with two images, mixup and CutMix too.",
+    )
+    augment.add_argument("images", nargs="+", metavar="IMAGE", help="one image, or two to mix")
+    augment.add_argument("-o", "--output", required=True, metavar="FILE", help="picture to write, such as grid.png")
+    augment.add_argument(
+        "--auto-augment",
+        default="rand-m9-mstd0.5-inc1",
+        metavar="CONFIG",
+        help="RandAugment as timm writes it (%(default)s)",
+    )
+    augment.add_argument(
+        "--size", type=positive, default=224, metavar="N", help="side of a tile in pixels (%(default)s)"
+    )
+    augment.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (%(default)s)")
+    augment.set_defaults(run=run_augment)
     add_export(commands)
     add_serve(commands)
     return parser

@@ -148,6 +148,45 @@ def run_port(args: argparse.Namespace) -> int:
     return 0 if report["passed"] else 1
 
 
+def run_pack(args: argparse.Namespace) -> int:
+    """Writes the images of a folder, a zip or a list as records."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with silenced_stderr():
+        from tfdeit.data.records import RecordSource, pack
+        from tfdeit.data.sources import open_source
+
+    try:
+        source = open_source(args.source, args.split)
+        with progress(len(source), "packing") as advance:
+            skipped = pack(source, args.output, args.on_error, args.shard_mb * 2**20, advance)
+        packed = RecordSource(args.output)
+    except (OSError, ValueError) as error:
+        print(f"tfdeit pack: error: {error}", file=sys.stderr)
+        return 2
+    for reason in skipped:
+        print(f"tfdeit pack: {reason}", file=sys.stderr)
+    files = f"{len(packed.files)} file{'s' * (len(packed.files) > 1)}"
+    print(f"{args.output}: {len(packed)} images of {len(packed.class_names)} classes in {files}")
+    if skipped:
+        print(f"tfdeit pack: {len(skipped)} skipped", file=sys.stderr)
+    return 1 if skipped else 0
+
+
+def run_augment(args: argparse.Namespace) -> int:
+    """Draws the augmentations of an image, or of two, as a labelled grid."""
+    try:
+        with silenced_stderr():
+            from tfdeit.data.grid import augmentation_grid
+
+            page = augmentation_grid(args.images, args.auto_augment, args.size, args.seed)
+        page.save(args.output)
+    except (OSError, ValueError) as error:
+        print(f"tfdeit augment: error: {error}", file=sys.stderr)
+        return 2
+    print(f"{args.output}: {page.width}x{page.height} pixels")
+    return 0
+
+
 def report_failures(reasons: list[str]) -> int:
     """Prints what could not be used on stderr; returns the exit status for that."""
     for reason in reasons:

@@ -5,6 +5,7 @@ import io
 import os
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -38,21 +39,43 @@ def decode_image(source, exif_orientation: bool = False, on_white: bool = False)
     """
     try:
         with contextlib.ExitStack() as stack:
-            if not isinstance(source, Image.Image):
-                stream = stack.enter_context(_open(source))
-                if not stream.read(1):
-                    raise ImageError("the file is empty")
-                image = stack.enter_context(Image.open(stream))
-                if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                    raise Image.DecompressionBombError
-            else:
-                image = source
+            image = source if isinstance(source, Image.Image) else _open_image(stack, source)
             if exif_orientation:
                 image = ImageOps.exif_transpose(image)
             return _rgb(image, on_white)
     # Pillow's decoders raise nearly any exception on hostile files: OSError, SyntaxError, struct.error, ...
     except Exception as error:
         raise ImageError(f"{_name(source)}: {_reason(error)}") from error
+
+
+class Header(NamedTuple):
+    """What an image file says before its pixels."""
+
+    format: str  # Pillow's name: "JPEG", "PNG", ...
+    mode: str  # Pillow's name: "RGB", "L", ...
+    height: int
+    width: int
+
+
+def read_header(source) -> Header:
+    """Read the header of an image file only; arguments and errors are those of `decode_image`."""
+    try:
+        with contextlib.ExitStack() as stack:
+            image = _open_image(stack, source)
+            return Header(image.format, image.mode, image.height, image.width)
+    except Exception as error:
+        raise ImageError(f"{_name(source)}: {_reason(error)}") from error
+
+
+def _open_image(stack, source):
+    """A PIL image whose pixels are not read yet, and are not too many."""
+    stream = stack.enter_context(_open(source))
+    if not stream.read(1):
+        raise ImageError("the file is empty")
+    image = stack.enter_context(Image.open(stream))
+    if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError
+    return image
 
 
 def _open(source):

@@ -100,6 +100,24 @@ class BaseImageProcessor(ProcessorConfig):
                 raise error if len(flat) == 1 else ImageError(f"images[{index}]: {error}") from error
         return BatchFeature(pixel_values=self._collect(blocks, return_tensors))
 
+    def pixels(self, image) -> np.ndarray:
+        """One image read, resized and cropped, before any arithmetic on its values.
+
+        Args:
+            image: A path, bytes, file object, PIL image, or uint8 array (H, W, 3).
+
+        Returns:
+            (h, w, 3) uint8.
+
+        Raises:
+            ImageError: An image that cannot be used.
+        """
+        return self._resize_and_crop(read_block(image, None, self.exif_orientation, self.do_convert_rgb)[0])
+
+    def levels(self) -> np.ndarray:
+        """What rescaling and normalising make of `pixels`: (256, 3) float32, for each level of each channel."""
+        return self._table()
+
     def _check(self, return_tensors, data_format):
         if data_format != "channels_last":
             raise ValueError(

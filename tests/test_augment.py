@@ -1,0 +1,388 @@
+"""Strings, distributions against timm, independence of the batch and the threads, Keras layers."""
+
+import itertools
+import math
+import os
+import random
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from oracles import import_timm, torch
+
+from tfdeit.data import augment, augmentation, draws, layers, masks, randaugment, recipe
+
+stats = pytest.importorskip("scipy.stats", reason="the tests of distributions: pip install tfdeit[test]")
+auto_augment, random_erasing, transforms = (
+    getattr(import_timm().data, name) for name in ("auto_augment", "random_erasing", "transforms")
+)
+DRAWS = 10_000
+P = 0.01
+
+
+def seeds(count, run=0):
+    return tf.stack([tf.range(count), tf.fill([count], run)], axis=1)
+
+
+def same_distribution(ours, theirs):
+    """Kolmogorov-Smirnov for each column."""
+    ours, theirs = np.atleast_2d(np.asarray(ours, float).T), np.atleast_2d(np.asarray(theirs, float).T)
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert stats.ks_2samp(a, b).pvalue > P
+
+
+def same_frequencies(ours, theirs):
+    """Chi-square for two lists of anything that sorts."""
+    kinds = sorted({*ours, *theirs})
+    table = [[list(values).count(kind) for kind in kinds] for values in (ours, theirs)]
+    assert stats.chi2_contingency(table).pvalue > P
+
+
+@pytest.fixture
+def pixels(rng):
+    return rng.integers(0, 256, (6, 32, 48, 3), "uint8")
+
+
+# ------------------------------------------------------------------------------------------------- numbers
+
+
+def test_threefry_gives_the_published_answers():
+    """The known answers of Random123's kat_vectors for threefry2x32 with 20 rounds: counter, key, result."""
+    answers = [
+        ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
+        ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0x1CB996FC, 0xBB002BE7)),
+        ((0x243F6A88, 0x85A308D3), (0x13198A2E, 0x03707344), (0xC4923A9C, 0x483DF7A0)),
+    ]
+    for counter, key, expected in answers:
+        words = draws.threefry(*([tf.constant(word, tf.uint32) for word in pair] for pair in (key, counter)))
+        assert tuple(int(word) for word in words) == expected
+
+
+def test_uniforms_are_uniform_and_independent():
+    numbers = draws.uniforms(seeds(DRAWS), 2, "a").numpy()
+    assert stats.kstest(numbers.ravel(), "uniform").pvalue > P
+    other = draws.uniforms(seeds(DRAWS), 2, "b").numpy()
+    for a, b in ((numbers[:, 0], numbers[:, 1]), (numbers[:-1, 0], numbers[1:, 0]), (numbers[:, 0], other[:, 0])):
+        assert stats.pearsonr(a, b).pvalue > P
+
+
+# --------------------------------------------------------------------------------------------- RandAugment
+
+
+@pytest.mark.parametrize(
+    "config", ["rand-m9-mstd0.5-inc1", "rand-m7-n3-p0.8", "rand-m15-mmax20-mstd101", "rand-m9-t3a", "rand-n4-tweights"]
+)
+def test_randaugment_draws_as_timm(config):
+    random.seed(0)
+    np.random.seed(0)
+    theirs = auto_augment.rand_augment_transform(config, {"img_mean": randaugment.MEAN_COLOR})
+    chosen, done = [], []
+    for index, operation in enumerate(theirs.ops):
+        operation.level_fn = lambda magnitude, _, index=index: (index, magnitude)
+        operation.aug_fn = lambda image, *what, **_: done.append(what)
+    pick = np.random.choice
+
+    def choice(operations, *args, **options):
+        chosen.append(pick(len(operations), *args, **options))
+        return [operations[index] for index in chosen[-1]]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np.random, "choice", choice)
+        for _ in range(DRAWS):
+            theirs(None)
+    ours = randaugment.RandAugment(config)
+    assert list(ours.operations) == [operation.name for operation in theirs.ops]
+    program = ours.draw(seeds(DRAWS))
+    index, argument = program.index.numpy(), program.argument.numpy()
+    applied = index < len(theirs.ops)
+    same_frequencies(index[applied].tolist(), [number for number, _ in done])
+    same_frequencies(
+        applied.sum(axis=1).tolist(), np.random.binomial(index.shape[1], theirs.ops[0].prob, DRAWS).tolist()
+    )
+    assert abs(len(done) - applied.sum()) < 4 * math.sqrt(2 * applied.size / 4)  # four standard deviations
+    always = randaugment.RandAugment(config + "-p1").draw(seeds(DRAWS, 1)).index.numpy()
+    for layer in (0, -1):
+        same_frequencies(always[:, layer].tolist(), np.array(chosen)[:, layer].tolist())
+    probe = next(i for i, name in enumerate(ours.operations) if name in ("Rotate", "Desaturate"))
+    convert = auto_augment.LEVEL_TO_ARG[theirs.ops[probe].name]
+    expected = [convert(magnitude, {})[0] for number, magnitude in done if number == probe]  # with timm's signs
+    same_distribution(argument[index == probe], expected)
+
+
+def test_interpolation_is_drawn_evenly():
+    share = randaugment.RandAugment(interpolation="random").draw(seeds(DRAWS)).bicubic.numpy().mean()
+    assert abs(share - 0.5) < 4 * 0.5 / math.sqrt(2 * DRAWS)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_random_interpolation_is_one_of_the_two(interpolation, pixels):
+    fixed, drawn = (randaugment.RandAugment(interpolation=i) for i in (interpolation, "random"))
+    program = fixed.draw(seeds(1))._replace(
+        index=tf.constant([[3, 15]]), bicubic=tf.constant([[interpolation == "bicubic"] * 2])
+    )
+    one = [tensor[0] for tensor in program]
+    program = randaugment.Program(*one)
+    np.testing.assert_array_equal(fixed.apply(pixels[0], program), drawn.apply(pixels[0], program))
+
+
+@pytest.mark.parametrize(
+    "config", ["", "rand-", "rand-w0", "rand-mx", "rand-m9.5", "rand-tbest", "augmix-m3", "rand-m9-mstdinf", None, 9]
+)
+def test_bad_strings(config):
+    with pytest.raises(ValueError, match="Expected .* Received: "):
+        randaugment.RandAugment(config)
+
+
+def test_bad_interpolation():
+    with pytest.raises(ValueError, match="Expected interpolation out of .* Received: 'nearest'"):
+        randaugment.RandAugment(interpolation="nearest")
+
+
+def test_options_of_the_string():
+    options = randaugment.RandAugment("rand-p0.3-inc1-mstd200-n3-m7-mmax12").options
+    assert options == {
+        "magnitude": 7,
+        "layers": 3,
+        "magnitude_std": math.inf,
+        "magnitude_max": 12,
+        "increasing": True,
+        "probability": 0.3,
+        "transforms": None,
+    }
+
+
+# --------------------------------------------------------------------------------------------------- boxes
+
+
+@pytest.mark.parametrize("size", [(375, 500), (500, 333), (64, 1000), (40, 37)])
+def test_crops_are_distributed_as_timms(size, monkeypatch):
+    random.seed(0)
+    monkeypatch.setattr(transforms.F, "get_image_size", lambda image: image, raising=False)
+    params = transforms.RandomResizedCropAndInterpolation.get_params
+    theirs = [params(size[::-1], (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(DRAWS)]
+    heights, widths = (np.full(DRAWS, side) for side in size)
+    ours = augment.random_resized_crop_boxes(heights, widths, seeds(DRAWS)).numpy()
+    assert (ours[:, :2] >= 0).all()
+    assert (ours[:, :2] + ours[:, 2:] <= size).all()
+    same_distribution(ours, theirs)
+    same_distribution(ours[:, 2] / ours[:, 3], np.divide(*np.array(theirs).T[2:]))
+
+
+def test_crops_of_any_image():
+    heights, widths = np.array([1, 1, 5000, 1, 2]), np.array([1, 5000, 1, 2, 1])
+    boxes = augment.random_resized_crop_boxes(heights, widths, seeds(5)).numpy()
+    assert (boxes[:, 2:] >= 1).all()
+    assert (boxes[:, 0] + boxes[:, 2] <= heights).all()
+    assert (boxes[:, 1] + boxes[:, 3] <= widths).all()
+    assert augment.random_resized_crop_boxes([], [], tf.zeros([0, 2], tf.int32)).shape == (0, 4)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_erasing_is_distributed_as_timms(count, monkeypatch):
+    random.seed(0)
+    height, width, sizes, tops, runs = 64, 48, [], [], []
+    timm = random_erasing.RandomErasing(0.25, mode="const", max_count=count, device="cpu")
+    monkeypatch.setattr(random_erasing, "_get_pixels", lambda *a, **k: sizes.append(a[2][1:]) or torch.zeros((3, 1, 1)))
+    for _ in range(DRAWS):
+        before = len(sizes)
+        image = timm(torch.ones(3, height, width))[0].numpy()
+        runs.append(len(sizes) - before)
+        if count == 1 and (image == 0).any():
+            tops.append([np.argmin(image.min(axis=1)), np.argmin(image.min(axis=0))])
+    boxes, _ = augment.RandomErasing(0.25, "const", count).draw(seeds(DRAWS), height, width)
+    boxes = boxes.numpy()
+    erased = boxes[..., 2] * boxes[..., 3] > 0
+    assert (boxes[..., :2] + boxes[..., 2:] <= [height, width]).all()
+    same_frequencies(erased.sum(axis=1).tolist(), runs)
+    ours, sizes = boxes[erased], np.array(sizes)
+    same_distribution(ours[:, 2:], sizes)
+    same_distribution(np.prod(ours[:, 2:], axis=1), np.prod(sizes, axis=1))
+    same_distribution(ours[:, 2] / ours[:, 3], sizes[:, 0] / sizes[:, 1])
+    if count == 1:
+        same_distribution(ours[:, :2], tops)
+
+
+@pytest.mark.parametrize("mode", ["pixel", "rand", "const"])
+def test_erases_its_boxes_only(mode):
+    images = np.full((200, 24, 32, 3), 7, "float32")
+    erasing = augment.RandomErasing(1.0, mode, 2)
+    erased = erasing(images, seeds(200)).numpy()
+    inside = np.zeros((200, 24, 32), bool)
+    for mask, boxes in zip(inside, erasing.draw(seeds(200), 24, 32)[0].numpy(), strict=True):
+        for top, left, height, width in boxes:
+            mask[top : top + height, left : left + width] = True
+    np.testing.assert_array_equal((erased != 7).any(axis=-1), inside)
+    if mode == "const":
+        assert not erased[inside].any()
+    else:
+        values = erased[inside] if mode == "pixel" else np.unique(erased[inside])
+        assert stats.kstest(values.ravel(), "norm").pvalue > P
+    colours = [len(np.unique(image[mask], axis=0)) for image, mask in zip(erased, inside, strict=True)]
+    assert max(colours) <= {"const": 1, "rand": 2, "pixel": 24 * 32}[mode]
+    assert mode != "pixel" or min(colours) > 2
+
+
+# -------------------------------------------------------------------------------------- jitter, flip, masks
+
+
+def test_jitter_is_distributed_as_torchvisions():
+    order, factors = (values.numpy() for values in augment.ColorJitter(0.4, 0.2, 1.5, 0.1).draw(seeds(DRAWS)))
+    permutations = list(itertools.permutations(range(4)))
+    counts = [(order == permutation).all(axis=1).sum() for permutation in permutations]
+    assert stats.chisquare(counts).pvalue > P
+    for index, (low, high) in enumerate([(0.6, 1.4), (0.8, 1.2), (0.0, 2.5), (-0.1, 0.1)]):
+        assert stats.kstest(factors[order == index], "uniform", (low, high - low)).pvalue > P
+
+
+def test_three_augment_and_flip_draw_evenly():
+    index, sigma = (values.numpy() for values in augment.ThreeAugment().draw(seeds(DRAWS)))
+    assert stats.chisquare(np.bincount(index[:, 0])).pvalue > P
+    assert stats.kstest(sigma[:, 0], "uniform", (0.1, 1.9)).pvalue > P
+    flips = augment.RandomFlip(0.3).draw(seeds(DRAWS)).numpy().sum()
+    assert stats.binomtest(int(flips), DRAWS, 0.3).pvalue > P
+
+
+def test_flip_mirrors(pixels):
+    np.testing.assert_array_equal(augment.RandomFlip(1.0)(pixels, seeds(6)), pixels[:, :, ::-1])
+    np.testing.assert_array_equal(augment.RandomFlip(0.0)(pixels, seeds(6)), pixels)
+
+
+def test_masks_whole_blocks():
+    found = masks.block_masks(seeds(1000), 96, 8, 32, 0.4).numpy()
+    assert found.shape == (1000, 144)
+    blocks = found.reshape(1000, 3, 4, 3, 4)
+    np.testing.assert_array_equal(blocks.all(axis=(2, 4)), blocks.any(axis=(2, 4)))
+    assert set(found.sum(axis=1)) == {math.ceil(9 * 0.4) * 16}
+    assert stats.chisquare(blocks[:, :, 0, :, 0].sum(axis=0).ravel()).pvalue > P
+    with pytest.raises(ValueError, match="Expected block_size to divide"):
+        masks.block_masks(seeds(1), 100, 8)
+
+
+# ---------------------------------------------------------------------------------------- the whole recipe
+
+
+def test_an_image_does_not_depend_on_its_batch(pixels, monkeypatch):
+    function = recipe.train_augmentation(recipe.Recipe(color_jitter=(0.4, 0.4, 0.4, 0.1), reprob=0.7))
+    whole = function(pixels, seeds(6)).numpy()
+    order = np.array([3, 0, 5])
+    np.testing.assert_array_equal(function(pixels[order], tf.gather(seeds(6), order)), whole[order])
+    assert not np.array_equal(function(pixels, seeds(6, 1)), whole)
+    augmentation.Augmentation._compiled.cache_clear()
+    monkeypatch.setattr(augmentation, "PARALLEL", 1)
+    np.testing.assert_array_equal(function(pixels, seeds(6)), whole)
+
+
+PROGRAM = """
+import sys, hashlib, numpy as np, tensorflow as tf
+tf.config.threading.set_intra_op_parallelism_threads(int(sys.argv[1]))
+tf.config.threading.set_inter_op_parallelism_threads(int(sys.argv[2]))
+from tfdeit.data.recipe import RECIPES, Recipe, train_augmentation
+images = np.random.default_rng(0).integers(0, 256, (24, 64, 48, 3), "uint8")
+seeds = tf.stack([tf.range(24), tf.fill([24], 5)], 1)
+for recipe in (Recipe(interpolation="random", reprob=0.6, recount=2), RECIPES["deit3"]):
+    print(hashlib.sha256(train_augmentation(recipe)(images, seeds).numpy().tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_threads_do_not_matter():
+    run = [sys.executable, "-c", PROGRAM]
+    outputs = {
+        subprocess.run([*run, *threads], capture_output=True, text=True, check=True, env=os.environ).stdout
+        for threads in (("1", "1"), ("2", "4"), ("5", "2"))
+    }
+    assert len(outputs) == 1
+    assert len(outputs.pop().split()) == 2
+
+
+def test_normalises_as_torch(pixels):
+    function = recipe.train_augmentation(recipe.Recipe(hflip=0.0, auto_augment=None, reprob=0.0))
+    mean, std = (torch.tensor(values) for values in (recipe.IMAGENET_MEAN, recipe.IMAGENET_STD))
+    expected = torch.from_numpy(pixels).float().div(255).sub(mean).div(std)
+    np.testing.assert_array_equal(function(pixels, seeds(6)), expected.numpy())
+
+
+@pytest.mark.parametrize("name", list(recipe.RECIPES))
+@pytest.mark.parametrize("batch", [0, 1, 9])
+def test_any_batch_size(name, batch, rng):
+    images = rng.integers(0, 256, (batch, 32, 48, 3), "uint8")
+    found = recipe.train_augmentation(recipe.RECIPES[name])(images, seeds(batch))
+    assert found.shape == images.shape
+    assert found.dtype == tf.float32
+    assert np.isfinite(found).all()
+    mixed, labels = recipe.RECIPES[name].mixing(5)(found, np.zeros(batch, int), [1, 2])
+    assert mixed.shape == images.shape
+    assert labels.shape == (batch, 5)
+
+
+def test_bad_images(pixels):
+    with pytest.raises(ValueError, match="Expected images of uint8, before normalisation"):
+        randaugment.RandAugment()(pixels.astype("float32"), seeds(6))
+    with pytest.raises(ValueError, match="Expected float images, after normalisation"):
+        augment.RandomErasing()(pixels, seeds(6))
+    with pytest.raises(ValueError, match="Expected images .B, H, W, 3."):
+        augment.RandomFlip()(pixels[0], seeds(6))
+    with pytest.raises(ValueError, match="Expected seeds .B, 2. of int32 or int64"):
+        augment.RandomFlip()(pixels, tf.zeros([6], tf.int32))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"reprob": 2.0}, {"remode": "noise"}, {"hflip": -0.1}, {"color_jitter": -1.0}, {"auto_augment": "v0"}],
+)
+def test_bad_recipes(options):
+    with pytest.raises(ValueError, match="Expected .* Received: "):
+        recipe.train_augmentation(recipe.Recipe(**options))
+
+
+def test_bad_crops():
+    with pytest.raises(ValueError, match=r"Expected scale to be \(low, high\)"):
+        augment.random_resized_crop_boxes([4], [4], seeds(1), scale=(1.0, 0.5))
+
+
+# ------------------------------------------------------------------------------------------------- layers
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: layers.RandAugment("rand-m5", seed=3),
+        lambda: layers.ColorJitter(0.4, seed=3),
+        lambda: layers.ThreeAugment(seed=3),
+        lambda: layers.RandomFlip(seed=3),
+    ],
+)
+def test_layers_augment_in_training_only(layer, pixels):
+    first, second = layer(), layer()
+    np.testing.assert_array_equal(first(pixels), pixels)
+    augmented = first(pixels, training=True).numpy()
+    np.testing.assert_array_equal(second(pixels, training=True), augmented)
+    assert not np.array_equal(first(pixels, training=True), augmented)
+    copy = type(first).from_config(first.get_config())
+    np.testing.assert_array_equal(copy(pixels, training=True), augmented)
+
+
+def test_layers_in_a_model(pixels, tmp_path):
+    image = keras.Input((32, 48, 3), dtype="uint8")
+    hidden = layers.RandAugment(seed=1)(layers.RandomFlip(seed=2)(image))
+    hidden = layers.RandomErasing(1.0, seed=3)(keras.layers.Rescaling(1 / 255)(hidden))
+    model = keras.Model(image, keras.layers.Dense(2)(keras.layers.Flatten()(hidden)))
+    model.compile("sgd", "mse")
+    model.fit(pixels, np.zeros((6, 2)), verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again.predict(pixels, verbose=0), model.predict(pixels, verbose=0))
+
+
+def test_the_mixing_layer(rng):
+    layer, images = layers.Mixup(5, seed=1), rng.standard_normal((4, 8, 8, 3)).astype("float32")
+    same, labels = layer((images, np.arange(4)))
+    np.testing.assert_array_equal(same, images)
+    np.testing.assert_allclose(np.max(labels, axis=1), 0.92)
+    mixed, labels = layer((images, np.arange(4)), training=True)
+    assert not np.array_equal(mixed, images)
+    np.testing.assert_allclose(np.sum(labels, axis=1), 1, atol=1e-6)

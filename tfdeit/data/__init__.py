@@ -1,0 +1,1 @@
+"""Augmentations and input pipelines."""

@@ -1,0 +1,110 @@
+"""What all augmentations of single images share: how they are called, chained, and run as programs of operations."""
+
+import dataclasses
+import functools
+
+import tensorflow as tf
+
+PARALLEL = 8  # images at a time: one image's operations are too short to share among threads
+
+
+class Augmentation:
+    """Base of the augmentations: frozen dataclasses that are called with a batch, and a seed for each image.
+
+    What becomes of an image depends on its pixels and its seed only, not on the batch, the device or the threads. All
+    steps are done to one image before the next, which keeps it in the cache: passes over a large batch cost more than
+    most operations.
+    """
+
+    def draw(self, seeds, height: int, width: int):
+        """Draw what to do to images of this size: tensors (B, ...), from seeds (B, 2)."""
+        raise NotImplementedError
+
+    def apply(self, image, drawn):
+        """Do it to one image (H, W, 3), with its part of what was drawn."""
+        raise NotImplementedError
+
+    def check(self, dtype: tf.DType) -> tf.DType:
+        """The dtype of the result for images of `dtype`; ValueError if they cannot be used."""
+        if dtype != tf.uint8:
+            raise ValueError(
+                f"{type(self).__name__}: Expected images of uint8, before normalisation (tf.cast(images, tf.uint8)). "
+                f"Received: {dtype.name}"
+            )
+        return dtype
+
+    def __call__(self, images, seeds):
+        """Augment a batch, in a function that is compiled once for each size of images.
+
+        Args:
+            images: (B, H, W, 3), uint8 unless the class says otherwise; H and W static. B may be 0.
+            seeds: (B, 2) int32 or int64, of which the lower 32 bits count.
+
+        Returns:
+            (B, H, W, 3).
+
+        Raises:
+            ValueError: Another dtype or shape.
+        """
+        images, seeds = tf.convert_to_tensor(images), tf.convert_to_tensor(seeds)
+        if images.shape.rank != 4 or None in images.shape[1:] or images.shape[3] != 3:
+            raise ValueError(f"Expected images (B, H, W, 3) of known height and width. Received: {images.shape}")
+        self.check(images.dtype)
+        return self._compiled(tuple(images.shape[1:]), images.dtype, seeds.dtype)(images, seeds)
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019 - the keys are frozen dataclasses of a few numbers
+    def _compiled(self, shape, dtype, seed_dtype):
+        signature = [tf.TensorSpec([None, *shape], dtype), tf.TensorSpec([None, 2], seed_dtype)]
+        # A partial: TensorFlow counts the tracings of a plain function over all instances, and warns of many.
+        return tf.function(functools.partial(self._map), signature, autograph=False)
+
+    def _map(self, images, seeds):
+        shape = images.shape[1:]
+        return tf.map_fn(
+            lambda values: tf.ensure_shape(self.apply(*values), shape),
+            (images, self.draw(seeds, *shape[:2])),
+            fn_output_signature=tf.TensorSpec(shape, self.check(images.dtype)),
+            parallel_iterations=PARALLEL,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain(Augmentation):
+    """Augmentations one after the other."""
+
+    steps: tuple[Augmentation, ...]
+
+    def check(self, dtype):
+        """See `Augmentation`."""
+        return functools.reduce(lambda dtype, step: step.check(dtype), self.steps, dtype)
+
+    def draw(self, seeds, height, width):
+        """See `Augmentation`."""
+        return tuple(step.draw(seeds, height, width) for step in self.steps)
+
+    def apply(self, image, drawn):
+        """See `Augmentation`."""
+        for step, own in zip(self.steps, drawn, strict=True):
+            image = step.apply(image, own)
+        return image
+
+
+def run(image, indices, arguments, operations):
+    """Apply a sequence of operations.
+
+    Args:
+        image: (H, W, 3) uint8.
+        indices: (L,) int32; step l calls `operations[indices[l]](image, *(values[l] for values in arguments))`.
+            An index past the last operation leaves the image as it is.
+        arguments: Tensors (L,).
+        operations: The functions, from (H, W, 3) to (H, W, 3) uint8.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    shape = image.shape
+    for step in range(indices.shape[0]):
+        calls = [functools.partial(operation, image, *(a[step] for a in arguments)) for operation in operations]
+        image = tf.switch_case(indices[step], [*calls, functools.partial(tf.identity, image)])
+        image = tf.ensure_shape(image, shape)
+    return image

@@ -1,0 +1,57 @@
+"""Decoding with TensorFlow where its pixels are Pillow's, which is faster, and with Pillow otherwise."""
+
+import numpy as np
+import tensorflow as tf
+
+from tfdeit.images import Header, decode_image, read_header
+from tfdeit.processing import BaseImageProcessor
+
+_MARGIN = 32  # pixels around a crop: the colour of a JPEG's pixel depends on its neighbours, 4 to a side at most
+
+
+def is_plain_jpeg(header: Header) -> bool:
+    """Whether TensorFlow decodes a file to Pillow's pixels."""
+    return header.format == "JPEG" and header.mode in ("RGB", "L")
+
+
+def decode_for(processor: BaseImageProcessor, data: bytes) -> np.ndarray | bytes:
+    """An image as `processor.pixels` would decode it: its pixels, or its bytes where Pillow has to read them.
+
+    Raises:
+        ImageError: see `decode_image`.
+    """
+    if processor.exif_orientation or not is_plain_jpeg(read_header(data)):
+        return data
+    try:
+        return tf.io.decode_jpeg(data, 3, dct_method="INTEGER_ACCURATE").numpy()
+    except tf.errors.InvalidArgumentError:
+        return data  # Pillow says what is wrong
+
+
+def decode_crop(data: bytes, top: int, left: int, height: int, width: int) -> np.ndarray:
+    """A box of an image, as if all of it were decoded by `decode_image`; of a JPEG, no more is than need be.
+
+    Args:
+        data: content of an image file.
+        top: first row of the box, which lies inside the image.
+        left: first column.
+        height: of the box.
+        width: of the box.
+
+    Returns:
+        (height, width, 3) uint8.
+
+    Raises:
+        ImageError: see `decode_image`.
+    """
+    header = read_header(data)
+    if is_plain_jpeg(header):
+        y, x = max(top - _MARGIN, 0), max(left - _MARGIN, 0)
+        bottom, right = min(top + height + _MARGIN, header.height), min(left + width + _MARGIN, header.width)
+        box = [y, x, bottom - y, right - x]
+        try:
+            around = tf.image.decode_and_crop_jpeg(data, box, 3, dct_method="INTEGER_ACCURATE").numpy()
+            return around[top - y : top - y + height, left - x : left - x + width]
+        except tf.errors.InvalidArgumentError:
+            pass  # Pillow says what is wrong
+    return decode_image(data)[top : top + height, left : left + width]

@@ -1,0 +1,168 @@
+"""Mixup, CutMix and label smoothing, for whole batches.
+
+References: mixup, arXiv 1710.09412; CutMix, arXiv 1905.04899; timm's `timm/data/mixup.py`.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tfdeit.data import ops
+from tfdeit.data.augmentation import PARALLEL
+from tfdeit.data.draws import uniforms, whole
+
+MODES = ("batch", "elem", "pair")
+
+
+def smooth_labels(labels, num_classes: int, smoothing: float = 0.1):
+    """One-hot labels, `smoothing` of them spread over all classes.
+
+    Args:
+        labels: (B,) integers.
+        num_classes: C.
+        smoothing: Fraction, from 0 to 1.
+
+    Returns:
+        (B, C) float32.
+    """
+    off = smoothing / num_classes
+    return tf.one_hot(labels, num_classes, on_value=1 - smoothing + off, off_value=off, dtype=tf.float32)
+
+
+class Mixing(NamedTuple):
+    """How much of itself each image keeps; n is 1 for a whole batch, else B."""
+
+    kept: tf.Tensor  # (n,) float64, the lambda of mixup; of CutMix, as its box has it
+    cut: tf.Tensor  # (n,) bool, CutMix and not mixup
+    box: tf.Tensor  # (n, 4) int32: top, left, bottom, right
+
+
+def cutmix_boxes(kept, centre, height: int, width: int):
+    """Boxes of CutMix.
+
+    Args:
+        kept: (n,) float64, the fraction of the image that stays.
+        centre: (n, 2) float64 in [0, 1): where the centre lies; the box is cut off at the edges.
+        height: Of the images, in pixels.
+        width: Likewise.
+
+    Returns:
+        (n, 4) int32: top, left, bottom, right.
+    """
+    sides = tf.cast(tf.constant([height, width], tf.float64) * tf.sqrt(1 - kept)[:, None], tf.int32)
+    middle = whole(centre, [height, width])
+    low, high = middle - sides // 2, middle + (sides + 1) // 2
+    return tf.concat([tf.maximum(low, 0), tf.minimum(high, [height, width])], axis=-1)
+
+
+def _mix(image, partner, cut, box, kept, taken):
+    """One image (H, W, C) with its partner."""
+
+    def blend():
+        return image * tf.cast(kept, image.dtype) + partner * tf.cast(taken, image.dtype)
+
+    return tf.cond(cut, lambda: ops.paste(image, partner, box), blend)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixup:
+    """Mixup and CutMix with smoothed labels, as timm does it: image i is mixed with image B - 1 - i.
+
+    Args:
+        num_classes: C.
+        mixup_alpha: Lambda is drawn from Beta(alpha, alpha); 0 for no mixup.
+        cutmix_alpha: The same for CutMix.
+        probability: Of mixing at all.
+        switch_probability: Of CutMix where both are on.
+        mode: What shares a lambda and a box: the "batch" (DeiT), each "pair" of partners, or nothing ("elem").
+        correct_lambda: Use the area of the box after it is cut off at the edges.
+        smoothing: See `smooth_labels`.
+    """
+
+    num_classes: int
+    mixup_alpha: float = 0.8
+    cutmix_alpha: float = 1.0
+    probability: float = 1.0
+    switch_probability: float = 0.5
+    mode: str = "batch"
+    correct_lambda: bool = True
+    smoothing: float = 0.1
+
+    def __post_init__(self):
+        fractions = (self.probability, self.switch_probability, self.smoothing)
+        if (
+            self.mode not in MODES
+            or self.num_classes < 1
+            or min(self.mixup_alpha, self.cutmix_alpha) < 0
+            or not all(0 <= fraction <= 1 for fraction in fractions)
+        ):
+            raise ValueError(
+                f"Expected mode out of {MODES}, at least one class, alphas of at least 0, probabilities and smoothing "
+                f"between 0 and 1. Received: {self}"
+            )
+
+    def draw(self, seed, batch, height: int, width: int) -> Mixing:
+        """Draw how to mix.
+
+        Args:
+            seed: (2,) int32 or int64.
+            batch: B.
+            height: Of the images, in pixels.
+            width: Likewise.
+        """
+        count = {"batch": 1, "elem": batch, "pair": batch // 2}[self.mode]
+        draws = tf.reshape(uniforms(tf.convert_to_tensor(seed)[None], 4 * count, "mix"), [4, count])
+        mixed, switch, *centre = tf.unstack(draws)
+        cut = switch < self.switch_probability
+        if not (self.mixup_alpha and self.cutmix_alpha):
+            cut = tf.fill(tf.shape(switch), bool(self.cutmix_alpha))
+        alpha = tf.where(cut, tf.constant(self.cutmix_alpha or 1.0, tf.float64), self.mixup_alpha or 1.0)
+        gamma = tf.random.stateless_gamma([2, count], seed, alpha, dtype=tf.float64)
+        kept = gamma[0] / (gamma[0] + gamma[1])
+        if not (self.mixup_alpha or self.cutmix_alpha):
+            mixed = tf.ones_like(mixed)
+        kept = tf.where(mixed < self.probability, kept, 1)
+        box = cutmix_boxes(kept, tf.stack(centre, -1), height, width)
+        if self.correct_lambda:
+            area = tf.cast((box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]), tf.float64)
+            kept = tf.where(cut, 1 - area / (height * width), kept)
+        if self.mode == "pair":  # an image without partner stays as it is
+            odd = tf.range(batch % 2)
+            middle = Mixing(tf.ones_like(odd, tf.float64), odd > 0, tf.zeros([batch % 2, 4], tf.int32))
+            pairs = zip((kept, cut, box), middle, strict=True)
+            kept, cut, box = (tf.concat([own, one, tf.reverse(own, [0])], 0) for own, one in pairs)
+        return Mixing(kept, cut, box)
+
+    def apply(self, images, labels, mixing: Mixing):
+        """Mix as drawn; see `__call__`."""
+        kept = mixing.kept if self.mode == "batch" else tf.cast(mixing.kept, tf.float32)  # as timm rounds it
+        taken, kept = (tf.cast(fraction, tf.float32) for fraction in (1 - kept, kept))
+        count, how = tf.shape(images)[0], (mixing.cut, mixing.box, kept, taken)
+        images = tf.map_fn(  # one by one, in the cache: four passes over a large batch take several times as long
+            lambda i: _mix(images[i], images[count - 1 - i], *(v[i % tf.size(kept)] for v in how)),
+            tf.range(count),
+            fn_output_signature=tf.TensorSpec(images.shape[1:], images.dtype),
+            parallel_iterations=PARALLEL,
+        )
+        labels = smooth_labels(labels, self.num_classes, self.smoothing)
+        return images, labels * kept[:, None] + tf.reverse(labels, [0]) * taken[:, None]
+
+    def __call__(self, images, labels, seed):
+        """Mix a batch.
+
+        Args:
+            images: (B, H, W, C) float; normalised, as DeiT does it.
+            labels: (B,) integers.
+            seed: (2,) int32 or int64.
+
+        Returns:
+            Images as given, and labels (B, C) float32, whose rows sum to 1.
+        """
+        images, labels = tf.convert_to_tensor(images), tf.convert_to_tensor(labels)
+        if not images.dtype.is_floating or images.shape.rank != 4 or labels.shape.rank != 1:
+            raise ValueError(
+                "Expected images (B, H, W, C) of floats and labels (B,) of class numbers. Received: "
+                f"{images.dtype.name} {images.shape} and {labels.dtype.name} {labels.shape}"
+            )
+        return self.apply(images, labels, self.draw(seed, tf.shape(images)[0], *images.shape[1:3]))

@@ -1,0 +1,193 @@
+"""Packed records: images of any source in a few TFRecord files, with an index that gives random access.
+
+A packed folder holds `images-00000.tfrecord`, ... of `tf.train.Example`s with the features image (the original bytes),
+label and name, which any TFRecord reader takes; `index.json`, the counts and class names; and `index.npz`, where each
+record is.
+"""
+
+import json
+import os
+import shutil
+import struct
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from tfdeit.data.sources import Source
+from tfdeit.images import ImageError, decode_image
+
+FORMAT = "tfdeit records 1"
+_HEADER = struct.Struct("<QI")  # length of the record, and its checksum; the record's own checksum (4 bytes) ends it
+
+
+class RecordSource(Source):
+    """A folder that `pack` wrote.
+
+    Args:
+        folder: holds index.json.
+
+    Raises:
+        ValueError: if it was not written by `pack`, or a file is missing or has another length.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = Path(folder)
+        index = json.loads((self.folder / "index.json").read_text(encoding="utf-8"))
+        if index.get("format") != FORMAT:
+            raise ValueError(f"Expected {FORMAT!r} in {folder}/index.json. Received: {index.get('format')!r}")
+        for shard in index["shards"]:
+            path = self.folder / shard["file"]
+            size = path.stat().st_size if path.is_file() else None
+            if size != shard["bytes"]:
+                raise ValueError(f"Expected {shard['bytes']} bytes in {path}. Received: {size}; pack the images again.")
+        self.files = [os.open(self.folder / shard["file"], os.O_RDONLY) for shard in index["shards"]]
+        with np.load(self.folder / "index.npz") as table:
+            self.shard, self.offset, self.checksum = table["shard"], table["offset"], table["checksum"]
+            super().__init__(table["label"], index["class_names"])
+
+    def __del__(self):
+        for file in getattr(self, "files", ()):
+            os.close(file)
+
+    def __repr__(self):
+        return f"RecordSource({str(self.folder)!r})"
+
+    def _example(self, index):
+        file, offset = self.files[self.shard[index]], int(self.offset[index])
+        length, _ = _HEADER.unpack(os.pread(file, _HEADER.size, offset))
+        record = os.pread(file, length, offset + _HEADER.size)
+        if zlib.crc32(record) != self.checksum[index]:
+            raise OSError(f"record {index} of {self.folder} is damaged: its checksum differs")
+        return tf.train.Example.FromString(record).features.feature
+
+    def read(self, index):
+        """See `Source`."""
+        return self._example(index)["image"].bytes_list.value[0]
+
+    def name(self, index):
+        """See `Source`."""
+        try:
+            return self._example(index)["name"].bytes_list.value[0].decode()
+        except OSError:
+            return f"{self.folder}, record {index}"
+
+
+def pack(
+    source: Source,
+    output: str | os.PathLike,
+    on_error: str = "raise",
+    shard_bytes: int = 128 * 2**20,
+    advance: Callable[[int], None] = lambda count: None,
+) -> list[str]:
+    """Writes the images of a source as records, their bytes untouched, in the order of the source.
+
+    Every image is decoded once, to find those that cannot be. The folder appears when all is written; what an
+    interrupted run left behind is removed by the next.
+
+    Args:
+        source: the images.
+        output: the folder to make.
+        on_error: what to do about an image that cannot be read: "raise", or "skip" it.
+        shard_bytes: a file is ended when it has this many bytes.
+        advance: called with the number of images done since the last call.
+
+    Returns:
+        The path and reason of every image that was skipped; they are in skipped.txt too.
+
+    Raises:
+        FileExistsError: if output exists.
+        ImageError: naming the file, with on_error="raise".
+        ValueError: if no image is left, or on_error is neither.
+    """
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"Expected on_error to be 'raise' or 'skip'. Received: on_error={on_error!r}")
+    output = Path(output)
+    if output.exists():
+        raise FileExistsError(f"Expected a new folder to write. Received: {output}, which exists; remove it first.")
+    part = output.with_name(output.name + ".part")
+    if part.exists():
+        shutil.rmtree(part)
+    part.mkdir(parents=True)
+
+    writer, skipped = _Writer(part, shard_bytes), []
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(source), 256):
+            numbers = range(start, min(start + 256, len(source)))
+            for sample, reason in pool.map(lambda number: _checked(source, number), numbers):
+                if reason and on_error == "raise":
+                    raise ImageError(reason)
+                if reason:
+                    skipped.append(reason)
+                else:
+                    writer.write(sample)
+            advance(len(numbers))
+    writer.close(source.class_names)
+    if skipped:
+        (part / "skipped.txt").write_text("".join(f"{line}\n" for line in skipped), encoding="utf-8")
+    part.rename(output)
+    return skipped
+
+
+def _checked(source, number):
+    """A sample and None; or None and why it cannot be used."""
+    try:
+        sample = source[number]
+        decode_image(sample.data)
+        return sample, None
+    except (OSError, ImageError) as error:
+        return None, named(source.name(number), error)
+
+
+def named(name: str, error: Exception) -> str:
+    """What is wrong with an image: its name, and the reason."""
+    reason = getattr(error, "strerror", None) or str(error).removeprefix("bytes: ")
+    return f"{name}: {reason}"
+
+
+class _Writer:
+    def __init__(self, folder, shard_bytes):
+        self.folder, self.shard_bytes = folder, shard_bytes
+        self.shards, self.rows, self.file, self.end = [], [], None, 0
+
+    def write(self, sample):
+        if self.file is None:
+            self.shards.append({"file": f"images-{len(self.shards):05}.tfrecord", "images": 0})
+            self.file = tf.io.TFRecordWriter(str(self.folder / self.shards[-1]["file"]))
+        features = {
+            "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[sample.data])),
+            "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[sample.label])),
+            "name": tf.train.Feature(bytes_list=tf.train.BytesList(value=[os.fsencode(sample.name)])),
+        }
+        record = tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+        self.file.write(record)
+        self.rows.append((len(self.shards) - 1, self.end, sample.label, zlib.crc32(record)))
+        self.shards[-1]["images"] += 1
+        self.end += _HEADER.size + len(record) + 4
+        if self.end >= self.shard_bytes:
+            self._end_shard()
+
+    def _end_shard(self):
+        if self.file is not None:
+            self.file.close()
+            self.shards[-1]["bytes"] = self.end
+            self.file, self.end = None, 0
+
+    def close(self, class_names):
+        self._end_shard()
+        if not self.rows:
+            raise ValueError(f"Expected at least one image that can be read. Received: none for {self.folder}")
+        shard, offset, label, checksum = map(np.array, zip(*self.rows, strict=True))
+        columns = {"shard": shard.astype("int32"), "offset": offset, "label": label.astype("int32")}
+        np.savez(self.folder / "index.npz", **columns, checksum=checksum.astype("uint32"))
+        index = {
+            "format": FORMAT,
+            "images": len(self.rows),
+            "class_names": class_names,
+            "images_per_class": np.bincount(label, minlength=len(class_names)).tolist(),
+            "shards": self.shards,
+        }
+        (self.folder / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
