@@ -314,7 +314,8 @@ def test_normalises_as_torch(pixels):
     np.testing.assert_array_equal(function(pixels, seeds(6)), expected.numpy())
 
 
-@pytest.mark.parametrize("name", ["deit3", *slow("deit")])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(recipe.RECIPES))
 def test_any_batch_size(name, rng):
     for batch in (0, 1, 9):
         one_batch(name, rng.integers(0, 256, (batch, 32, 48, 3), "uint8"))
