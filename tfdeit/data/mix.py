@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfdeit.data import ops
+from tfdeit.data import geometry
 from tfdeit.data.augmentation import PARALLEL
 from tfdeit.data.draws import check_seeds, uniforms, whole
 
@@ -63,7 +63,7 @@ def _mix(image, partner, cut, box, kept, taken):
     def blend():
         return image * tf.cast(kept, image.dtype) + partner * tf.cast(taken, image.dtype)
 
-    return tf.cond(cut, lambda: ops.paste(image, partner, box), blend)
+    return tf.cond(cut, lambda: geometry.paste(image, partner, box), blend)
 
 
 @dataclasses.dataclass(frozen=True)
