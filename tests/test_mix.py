@@ -12,6 +12,10 @@ timm_mixup = import_timm().data.mixup
 DRAWS = 10_000
 
 
+def same(ours, theirs):
+    return stats.ks_2samp(ours, theirs, method="asymp").pvalue > 0.01
+
+
 def timm_mix(images, labels, mixing, mode, monkeypatch, **options):
     """timm's mixing with what we drew."""
     kept, cut, boxes = (np.asarray(values) for values in mixing)
@@ -31,7 +35,7 @@ def timm_mix(images, labels, mixing, mode, monkeypatch, **options):
 
 
 @pytest.mark.parametrize("mode", mix.MODES)
-@pytest.mark.parametrize("switch", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("switch", [0.5, *(pytest.param(p, marks=pytest.mark.slow) for p in (0.0, 1.0))])
 def test_mixes_as_timm(mode, switch, rng, monkeypatch):
     images = rng.standard_normal((8, 17, 24, 3)).astype("float32")
     labels = rng.integers(0, 10, 8)
@@ -69,11 +73,11 @@ def test_draws_are_distributed_as_timms(mixup, cutmix, probability):
     assert stats.chi2_contingency(table[:, table.any(axis=0)]).pvalue > 0.01
     for kind in (True, False):
         if (cut == kind).any() and (pasted == kind).any():
-            assert stats.ks_2samp(kept[(cut == kind) & changed], lam[(pasted == kind) & mixed]).pvalue > 0.01
+            assert same(kept[(cut == kind) & changed], lam[(pasted == kind) & mixed])
     if cutmix:
         theirs = np.array([box[0] for box in boxes if box])[:, [0, 2, 1, 3]]
         for ours, expected in zip(found[cut].T, theirs.T, strict=True):
-            assert stats.ks_2samp(ours, expected).pvalue > 0.01
+            assert same(ours, expected)
 
 
 def test_one_seed_one_batch(rng):
@@ -85,11 +89,14 @@ def test_one_seed_one_batch(rng):
 
 
 @pytest.mark.parametrize("mode", mix.MODES)
-@pytest.mark.parametrize("batch", [0, 1, 5])
-def test_any_batch_size(mode, batch, rng):
-    images = rng.standard_normal((batch, 8, 12, 3)).astype("float32")
-    function = tf.function(mix.Mixup(5, mode=mode), autograph=False)
-    mixed, labels = function(images, np.arange(batch), tf.constant([1, 2]))
+def test_any_batch_size(mode, rng):
+    for batch in (0, 1, 5, 64):
+        one_batch(mode, rng.standard_normal((batch, 8, 12, 3)).astype("float32"))
+
+
+def one_batch(mode, images):
+    batch = len(images)
+    mixed, labels = mix.Mixup(5, mode=mode)(images, np.arange(batch) % 5, [1, 2])
     assert mixed.shape == images.shape
     np.testing.assert_allclose(np.sum(labels, axis=1), np.ones(batch), atol=1e-6)
     if batch % 2:  # the middle one is its own partner
@@ -115,5 +122,7 @@ def test_bad_options(options):
 def test_bad_batches():
     with pytest.raises(ValueError, match="Expected images .* floats"):
         mix.Mixup(5)(np.zeros((2, 4, 4, 3), "uint8"), np.arange(2), [0, 0])
+    with pytest.raises(ValueError, match="Expected seeds"):
+        mix.Mixup(5)(np.zeros((2, 4, 4, 3), "float32"), np.arange(2), [0])
     with pytest.raises(ValueError, match="labels"):
         mix.Mixup(5)(np.zeros((2, 4, 4, 3), "float32"), np.zeros((2, 5)), [0, 0])

@@ -10,7 +10,7 @@ import math
 
 import tensorflow as tf
 
-from tfdeit.data import ops
+from tfdeit.data import geometry, ops
 from tfdeit.data.augmentation import Augmentation, run
 from tfdeit.data.draws import between, derived_seeds, uniforms, whole
 
@@ -94,7 +94,7 @@ class RandomFlip(Augmentation):
 
     def apply(self, image, drawn):
         """See `Augmentation`."""
-        return tf.cond(drawn, lambda: ops.mirror(image), lambda: image)
+        return tf.cond(drawn, lambda: geometry.mirror(image), lambda: image)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,4 +225,4 @@ class RandomErasing(Augmentation):
             content = tf.cast(tf.random.stateless_normal(shape, seed, alg="philox"), image.dtype)
         if self.mode == "pixel":
             content = tf.pad(content, [[top, height - top - h], [left, width - left - w], [0, 0]])
-        return ops.paste(image, content, tf.stack([top, left, top + h, left + w]))
+        return geometry.paste(image, content, tf.stack([top, left, top + h, left + w]))

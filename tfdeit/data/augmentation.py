@@ -5,6 +5,8 @@ import functools
 
 import tensorflow as tf
 
+from tfdeit.data.draws import check_seeds
+
 PARALLEL = 8  # images at a time: one image's operations are too short to share among threads
 
 
@@ -49,6 +51,7 @@ class Augmentation:
         images, seeds = tf.convert_to_tensor(images), tf.convert_to_tensor(seeds)
         if images.shape.rank != 4 or None in images.shape[1:] or images.shape[3] != 3:
             raise ValueError(f"Expected images (B, H, W, 3) of known height and width. Received: {images.shape}")
+        check_seeds(seeds)
         self.check(images.dtype)
         return self._compiled(tuple(images.shape[1:]), images.dtype, seeds.dtype)(images, seeds)
 

@@ -32,10 +32,15 @@ def threefry(keys, counters):
     return x, y
 
 
-def _words(seeds, count, stream):
-    seeds = tf.convert_to_tensor(seeds)
+def check_seeds(seeds):
+    """Raises ValueError if a tensor is not (B, 2) int32 or int64."""
     if seeds.dtype not in (tf.int32, tf.int64) or seeds.shape.rank != 2 or seeds.shape[1] != 2:
         raise ValueError(f"Expected seeds (B, 2) of int32 or int64. Received: {seeds.dtype.name} {seeds.shape}")
+
+
+def _words(seeds, count, stream):
+    seeds = tf.convert_to_tensor(seeds)
+    check_seeds(seeds)
     keys = tf.cast(tf.bitwise.bitwise_and(tf.cast(seeds, tf.int64), 0xFFFFFFFF), tf.uint32)
     purpose = tf.constant(zlib.crc32(stream.encode()), tf.uint32)
     return threefry((keys[:, :1], keys[:, 1:]), (purpose, tf.cast(tf.range(count)[None], tf.uint32)))

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from tfdeit.data import augment, masks, mix, ops
+from tfdeit.data import augment, geometry, masks, mix, ops
 from tfdeit.data.draws import derived_seeds
 from tfdeit.data.randaugment import OPERATIONS, RandAugment
 from tfdeit.data.recipe import RECIPES, Recipe, train_augmentation
@@ -68,7 +68,7 @@ def _operations(randaugment, square):
 
 def _others(original, square, seeds):
     image, one = tf.constant(square), seeds[:1]
-    yield "flip", ops.mirror(image)
+    yield "flip", geometry.mirror(image)
     for box in augment.random_resized_crop_boxes([original.height] * 2, [original.width] * 2, seeds[:2]).numpy():
         yield f"crop {box[3]}x{box[2]}", _crop(original, box, len(square))
     for name in ("brightness", "contrast", "saturation"):

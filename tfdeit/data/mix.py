@@ -4,13 +4,14 @@ References: mixup, arXiv 1710.09412; CutMix, arXiv 1905.04899; timm's `timm/data
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfdeit.data import ops
+from tfdeit.data import geometry
 from tfdeit.data.augmentation import PARALLEL
-from tfdeit.data.draws import uniforms, whole
+from tfdeit.data.draws import check_seeds, uniforms, whole
 
 MODES = ("batch", "elem", "pair")
 
@@ -62,7 +63,7 @@ def _mix(image, partner, cut, box, kept, taken):
     def blend():
         return image * tf.cast(kept, image.dtype) + partner * tf.cast(taken, image.dtype)
 
-    return tf.cond(cut, lambda: ops.paste(image, partner, box), blend)
+    return tf.cond(cut, lambda: geometry.paste(image, partner, box), blend)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,12 +158,26 @@ class Mixup:
             seed: (2,) int32 or int64.
 
         Returns:
-            Images as given, and labels (B, C) float32, whose rows sum to 1.
+            Images of the same dtype, and labels (B, C) float32, whose rows sum to 1.
         """
-        images, labels = tf.convert_to_tensor(images), tf.convert_to_tensor(labels)
+        images, labels, seed = (tf.convert_to_tensor(x) for x in (images, labels, seed))
+        check_seeds(seed[None])
         if not images.dtype.is_floating or images.shape.rank != 4 or labels.shape.rank != 1:
             raise ValueError(
                 "Expected images (B, H, W, C) of floats and labels (B,) of class numbers. Received: "
                 f"{images.dtype.name} {images.shape} and {labels.dtype.name} {labels.shape}"
             )
+        return self._compiled(*((tuple(x.shape[1:]), x.dtype) for x in (images, labels, seed)))(images, labels, seed)
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019 - the keys are frozen dataclasses of a few numbers
+    def _compiled(self, images, labels, seed):
+        """The compiled function for (shape without the first axis, dtype) of each argument."""
+        counts = (None, None, 2)
+        signature = [
+            tf.TensorSpec([count, *shape], dtype)
+            for count, (shape, dtype) in zip(counts, (images, labels, seed), strict=True)
+        ]
+        return tf.function(functools.partial(self._mix), signature, autograph=False)
+
+    def _mix(self, images, labels, seed):
         return self.apply(images, labels, self.draw(seed, tf.shape(images)[0], *images.shape[1:3]))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfdeit.data import ops
+from tfdeit.data import geometry, ops
 from tfdeit.data.augmentation import Augmentation, run
 from tfdeit.data.draws import uniforms, whole
 
@@ -87,7 +87,7 @@ OPERATIONS = {
     "AutoContrast": Operation(_none, _plain(ops.autocontrast)),
     "Equalize": Operation(_none, _plain(ops.equalize)),
     "Invert": Operation(_none, _plain(ops.invert)),
-    "Rotate": Operation(_signed(30.0), ops.rotate),
+    "Rotate": Operation(_signed(30.0), geometry.rotate),
     "Posterize": Operation(_whole(4), _level(ops.posterize)),
     "PosterizeIncreasing": Operation(_whole(4, down_from=4), _level(ops.posterize)),
     "Solarize": Operation(_whole(256, 256), _level(ops.solarize)),
@@ -101,10 +101,10 @@ OPERATIONS = {
     "BrightnessIncreasing": Operation(_enhance_increasing, _factor(ops.brightness)),
     "Sharpness": Operation(_enhance, _factor(ops.sharpness)),
     "SharpnessIncreasing": Operation(_enhance_increasing, _factor(ops.sharpness)),
-    "ShearX": Operation(_signed(0.3), ops.shear_x),
-    "ShearY": Operation(_signed(0.3), ops.shear_y),
-    "TranslateXRel": Operation(_signed(0.45), ops.translate_x),
-    "TranslateYRel": Operation(_signed(0.45), ops.translate_y),
+    "ShearX": Operation(_signed(0.3), geometry.shear_x),
+    "ShearY": Operation(_signed(0.3), geometry.shear_y),
+    "TranslateXRel": Operation(_signed(0.45), geometry.translate_x),
+    "TranslateYRel": Operation(_signed(0.45), geometry.translate_y),
     "Desaturate": Operation(_range(0.5, 1.0), _factor(_desaturate)),
     "GaussianBlur": Operation(_range(0.1, 2.0), _factor(ops.gaussian_blur)),
 }

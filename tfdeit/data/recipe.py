@@ -2,8 +2,10 @@
 
 import dataclasses
 
+import numpy as np
 import tensorflow as tf
 
+from tfdeit.data import ops
 from tfdeit.data.augment import ColorJitter, RandomErasing, RandomFlip, ThreeAugment
 from tfdeit.data.augmentation import Augmentation, Chain
 from tfdeit.data.mix import Mixup
@@ -75,11 +77,6 @@ RECIPES = {
 }
 
 
-@tf.function(autograph=False, jit_compile=True)
-def _normalize(image, mean, std):
-    return (tf.cast(image, tf.float32) / 255 - mean) / std
-
-
 @dataclasses.dataclass(frozen=True)
 class Normalize(Augmentation):
     """From levels to (level / 255 - mean) / std, float32."""
@@ -98,7 +95,8 @@ class Normalize(Augmentation):
 
     def apply(self, image, drawn):
         """See `Augmentation`."""
-        return _normalize(image, self.mean, self.std)
+        levels = np.arange(256, dtype="float32")[:, None] / np.float32(255)
+        return ops.lookup(image, tf.constant((levels - np.float32(self.mean)) / np.float32(self.std)))
 
 
 def train_augmentation(recipe: Recipe = RECIPES["deit"]) -> Chain:
