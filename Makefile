@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 demo: $(VENV)/installed            ## classify the photos in examples/photos with the embedded checkpoint
 	$(BIN)/tfdeit predict examples/photos
 
-test: $(VENV)/tested               ## run all tests, slow ones too
+test: $(VENV)/tested $(VENV)/engines/installed  ## run all tests, slow ones too
 	$(BIN)/pytest -m "slow or not slow"
 
 parity: $(VENV)/tested             ## compare with transformers, and one backend with another
@@ -32,6 +32,12 @@ $(VENV)/installed: setup.cfg pyproject.toml
 
 $(VENV)/tested: $(VENV)/installed
 	$(BIN)/python -m pip install --editable .[dev,export,jax,parity,test]
+	touch $@
+
+# Beam and KServe want older versions of what they share with tfdeit: their examples run in an environment of their own.
+$(VENV)/engines/installed: $(VENV)/tested
+	$(PYTHON) -m venv $(VENV)/engines
+	$(VENV)/engines/bin/pip install apache-beam kserve tensorflow
 	touch $@
 
 clean:

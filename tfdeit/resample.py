@@ -115,7 +115,7 @@ def _hamming(x, xp):
 
 # name -> (support in input pixels at scale 1, kernel)
 _FILTERS = {
-    "box": (0.5, lambda x, xp: xp.where((x > -0.5) & (x <= 0.5), 1.0, 0.0)),
+    "box": (0.5, lambda x, xp: xp.where((x > -0.5) & (x <= 0.5), xp.ones_like(x), 0.0)),
     "bilinear": (1.0, lambda x, xp: xp.maximum(1 - xp.abs(x), 0.0)),
     "hamming": (1.0, _hamming),
     "bicubic": (2.0, functools.partial(_cubic, a=-0.5)),
@@ -164,7 +164,7 @@ def filter_weights(in_size, out_size, name: str, rows, columns, xp=np):
     start, stop = (end[:, None] for end in filter_span(in_size, out_size, name, rows, xp))
     inside = (columns >= start) & (columns < stop)
     if name == "nearest":
-        return xp.where(inside, 1.0, 0.0)
+        return xp.where(inside, xp.ones_like(columns), 0.0)
     # A filter is widened to downsample, never narrowed to upsample.
     centre, stretch = (rows[:, None] + 0.5) * (in_size / out_size), xp.maximum(in_size / out_size, 1.0)
     weights = xp.where(inside, _FILTERS[name][1]((columns - centre + 0.5) * (1.0 / stretch), xp=xp), 0.0)

@@ -59,14 +59,16 @@ def export_saved_model(
     # Not a number: TF Serving does not look at it before it has its name.
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=directory))
     try:
-        _save(ServedClassifier(model, graph_processor, classes, top_k), partial)
+        module = ServedClassifier(model, graph_processor, classes, top_k)
+        signatures = module.signatures()
+        _save(module, signatures, partial)
         write_warmup(partial, directory.name, model.config.image_hw)
         partial.chmod(0o755)
         version = partial.rename(directory / str(1 + max(_versions(directory), default=0)))
     except BaseException:
         shutil.rmtree(directory if created else partial, ignore_errors=True)
         raise
-    write_side_files(version, model, classes)
+    write_side_files(version, model, classes, signatures)
     return version
 
 
@@ -116,8 +118,7 @@ def _converted(model, dtype):
     return copy
 
 
-def _save(module, directory):
-    signatures = module.signatures()
+def _save(module, signatures, directory):
     tf.saved_model.save(module, str(directory), signatures=signatures)
     # TensorFlow 2 gives every signature the method "predict"; TF Serving can insist on the right one.
     updater = tf.compat.v1.saved_model.signature_def_utils.MethodNameUpdater(str(directory))

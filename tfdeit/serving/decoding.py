@@ -31,7 +31,7 @@ def decode(data, max_pixels: int, on_white: bool):
         (tf.strings.length(data) == 0, _refuse("the file is empty")),
         (tf.strings.length(data) > MAX_BYTES, _refuse(f"more than {MAX_BYTES} bytes")),
         (_begins(head, b"\xff\xd8\xff"), lambda: _inspect_jpeg(data)),
-        (_begins(head, b"\x89PNG\r\n\x1a\n"), lambda: _inspect_png(head)),
+        (_begins(head, b"\x89PNG\r\n\x1a\n"), lambda: _inspect_png(head, data, on_white)),
         (_begins(head, b"BM"), lambda: _inspect_bmp(head)),
         (_begins(head, b"RIFF") & _begins(head[8:], b"WEBP"), lambda: _inspect_webp(head)),
         (_begins(head, b"GIF8"), _refuse("GIF is not supported; send the frame as JPEG, PNG, BMP or WebP")),
@@ -46,10 +46,10 @@ def decode(data, max_pixels: int, on_white: bool):
     decoders = (
         lambda: tf.zeros((0, 0, 3), tf.uint8),
         lambda: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"),
-        lambda: _rgb(tf.io.decode_png(data, channels=4), on_white),
+        lambda: _rgb(tf.io.decode_png(data, channels=0), on_white),
         lambda: _deep_gray(tf.io.decode_png(data, channels=1, dtype=tf.uint16)),
         lambda: tf.io.decode_bmp(data, channels=3),
-        lambda: _rgb(tf.io.decode_image(data, channels=4, expand_animations=False), on_white),
+        lambda: _rgb(tf.io.decode_image(data, channels=0, expand_animations=False), on_white),
     )
     return tf.switch_case(tf.where(reason == "", number, 0), decoders), reason
 
@@ -62,8 +62,9 @@ def _refuse(reason):
 
 
 def _found(number, height, width, reason=""):
-    """Which decoder, the size as int64 (products of two cannot overflow), and why the image is refused."""
-    return tf.constant(number), tf.cast(height, tf.int64), tf.cast(width, tf.int64), tf.convert_to_tensor(reason)
+    """Which decoder, the size as int64 small enough to be multiplied, and why the image is refused."""
+    size = (tf.minimum(tf.cast(side, tf.int64), 2**31 - 1) for side in (height, width))
+    return tf.constant(number), *size, tf.convert_to_tensor(reason)
 
 
 def _begins(head, prefix):
@@ -79,12 +80,16 @@ def _inspect_jpeg(data):
     return _found(_JPEG, height, width, tf.where(channels == 4, "CMYK JPEG is not supported; convert it to RGB", ""))
 
 
-def _inspect_png(head):
-    """IHDR, which comes first: width, height, bit depth, colour type."""
+def _inspect_png(head, data, on_white):
+    """IHDR, which comes first: width, height, bit depth, colour type. TensorFlow keeps the alpha of palettes only."""
     size = [_little_endian(head[start : start + 4][::-1], 0, 4) for start in (20, 16)]
     deep_gray = (head[24] == 16) & (head[25] == 0)
-    valid = tf.where(_begins(head[12:], b"IHDR"), "", "damaged: no PNG header")
-    number, *rest = _found(_PNG, *size, valid)
+    reason = tf.where(_begins(head[12:], b"IHDR"), "", "damaged: no PNG header")
+    if on_white:
+        before_pixels = tf.strings.split(data, "IDAT")[0]
+        keyed = (head[25] != 3) & (tf.size(tf.strings.split(before_pixels, "tRNS")) > 1)
+        reason = tf.where(keyed, "PNG with a transparent colour is not supported; give it an alpha channel", reason)
+    number, *rest = _found(_PNG, *size, reason)
     return tf.where(deep_gray, _GRAY_PNG, number), *rest
 
 
@@ -111,12 +116,19 @@ def _inspect_webp(head):
     return _found(_WEBP, height, width, tf.where(animated, "animated WebP is not supported; send one frame", ""))
 
 
-def _rgb(rgba, on_white):
-    """(H, W, 4) to (H, W, 3) uint8; blended with the arithmetic of Pillow's AlphaComposite.c."""
+def _rgb(image, on_white):
+    """(H, W, C) to (H, W, 3) uint8. C is 1 or 3, and one more where there is alpha."""
+    channels = tf.shape(image)[2]
+    rgb = tf.cond(channels < 3, lambda: tf.repeat(image[..., :1], 3, axis=-1), lambda: image[..., :3])
     if not on_white:
-        return rgba[..., :3]
-    levels, alpha = tf.cast(rgba[..., :3], tf.int32), tf.cast(rgba[..., 3:], tf.int32)
-    blended = (levels * alpha + 255 * (255 - alpha)) * 128 + 0x4000
+        return rgb
+    return tf.cond(channels % 2 == 0, lambda: _blend(rgb, image[..., -1:]), lambda: rgb)
+
+
+def _blend(rgb, alpha):
+    """Onto white, with the arithmetic of Pillow's AlphaComposite.c."""
+    rgb, alpha = tf.cast(rgb, tf.int32), tf.cast(alpha, tf.int32)
+    blended = (rgb * alpha + 255 * (255 - alpha)) * 128 + 0x4000
     return tf.cast((blended // 2**8 + blended) // 2**15, tf.uint8)
 
 

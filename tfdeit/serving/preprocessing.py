@@ -1,6 +1,7 @@
 """The image processor of a model inside a TensorFlow graph, with the pixels of the one on the host."""
 
 import math
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -13,6 +14,7 @@ from tfdeit.serving.decoding import decode
 
 # Rows of the result that one matrix product makes: its matrix has no more zeros than weights.
 _BLOCK = 32
+_MAX_SHRINK = 1000  # times; the weights of an axis take some 60 MB then
 OK = "ok"
 DAMAGED = "damaged or truncated"
 
@@ -72,20 +74,24 @@ class GraphProcessor:
     def resize(self, pixels):
         """Resizes, crops and normalises decoded images: (B, H, W, 3) uint8 to pixel values float32."""
         height, width = (tf.cast(side, tf.float64) for side in tf.unstack(tf.shape(pixels)[1:3]))
-        *_, largest = self._place(height, width)
-        too_large = tf.debugging.Assert(largest <= self.max_pixels, ["the images are too long and thin"])
-        with tf.control_dependencies([too_large]):
+        usable = tf.debugging.Assert(self._can_resize(height, width), ["the images are empty, or too long and thin"])
+        with tf.control_dependencies([usable]):
             return self._normalize(tf.map_fn(self._resize_and_crop, pixels))
 
     @tf.autograph.experimental.do_not_convert
     def _read_one(self, number, data):
         image, reason = decode(data, self.max_pixels, bool(self.processor.do_convert_rgb))
         height, width = (tf.cast(side, tf.float64) for side in tf.unstack(tf.shape(image)[:2]))
-        *_, largest = self._place(tf.maximum(height, 1.0), tf.maximum(width, 1.0))
-        reason = tf.where((reason == "") & (largest > self.max_pixels), "too long and thin to be resized", reason)
+        fits = (reason != "") | self._can_resize(height, width)
+        reason = tf.where(fits, reason, "too long and thin to be resized")
         empty = tf.zeros((*self.size, 3), tf.uint8)
         pixels = tf.cond(reason == "", lambda: self._resize_and_crop(image), lambda: empty)
         return number, pixels, tf.where(reason == "", OK, reason)
+
+    def _can_resize(self, height, width):
+        """Whether memory for the result, for what lies between the passes, and for the weights stays bounded."""
+        *out_size, _, _, _, _, largest = self._place(height, width)
+        return (largest <= self.max_pixels) & (tf.maximum(height / out_size[0], width / out_size[1]) <= _MAX_SHRINK)
 
     def _place(self, height, width):
         return [tf.cast(value, tf.float64) for value in self.processor.place(height, width, keras.ops)]
@@ -94,42 +100,55 @@ class GraphProcessor:
         """(H, W, 3) uint8 to the model's size."""
         in_size = [tf.cast(side, tf.float64) for side in tf.unstack(tf.shape(image)[:2])]
         *out_size, top, left, _, _, _ = self._place(*in_size)
+        rows = self._bands(in_size[0], out_size[0], top, self.size[0])
+        columns = self._bands(in_size[1], out_size[1], left, self.size[1])
+        image = image[rows.start : rows.stop, columns.start : columns.stop]
 
-        def rows(image):
-            return self._resample_rows(image, in_size[0], out_size[0], top, self.size[0])
+        def resample_columns(image):
+            return tf.transpose(_resample_rows(tf.transpose(image, (1, 0, 2)), columns), (1, 0, 2))
 
-        def columns(image):
-            image = self._resample_rows(tf.transpose(image, (1, 0, 2)), in_size[1], out_size[1], left, self.size[1])
-            return tf.transpose(image, (1, 0, 2))
+        image = tf.cond(
+            tf.convert_to_tensor(vertical_first(in_size, out_size, self.order)),
+            lambda: resample_columns(_resample_rows(image, rows)),
+            lambda: _resample_rows(resample_columns(image), rows),
+        )
+        return tf.ensure_shape(image[: self.size[0], : self.size[1]], (*self.size, 3))
 
-        vertical = tf.convert_to_tensor(vertical_first(in_size, out_size, self.order))
-        image = tf.cond(vertical, lambda: columns(rows(image)), lambda: rows(columns(image)))
-        return tf.ensure_shape(image, (*self.size, 3))
-
-    def _resample_rows(self, image, in_size, out_size, first, count):
-        """Resamples the first axis of (N, M, 3) uint8 and keeps rows `first` to `first + count` of the result.
-
-        Weights and pixels are whole numbers, and float64 holds their sums exactly.
-        """
-        flat = tf.reshape(image, (tf.shape(image)[0], -1))
-
-        def block(number):
-            wanted = first + tf.range(_BLOCK, dtype=tf.float64) + _BLOCK * tf.cast(number, tf.float64)
-            inside = (wanted >= 0) & (wanted < out_size)
-            rows = tf.clip_by_value(wanted, tf.zeros_like(out_size), out_size - 1)
-            start, stop = filter_span(in_size, out_size, self.name, rows, keras.ops)
-            start, stop = start[0], stop[-1]
-            columns = tf.range(start, stop, dtype=tf.float64)[None]
-            weights = fixed_point(filter_weights(in_size, out_size, self.name, rows, columns, keras.ops), keras.ops)
-            weights = tf.where(inside[:, None], weights, 0.0)
-            read = flat[tf.cast(start, tf.int32) : tf.cast(stop, tf.int32)]
-            total = tf.matmul(weights, tf.cast(read, tf.float64))
-            return tf.cast(tf.clip_by_value(tf.floor(total / 2**22 + 0.5), 0.0, 255.0), tf.uint8)
-
-        blocks = tf.map_fn(block, tf.range(math.ceil(count / _BLOCK)), fn_output_signature=tf.uint8)
-        resampled = tf.reshape(blocks, (-1, tf.shape(flat)[1]))[:count]
-        return tf.reshape(resampled, (count, -1, 3))
+    def _bands(self, in_size, out_size, first, count):
+        """How to make `count` rows of the result from `first` on; those outside of it come out 0."""
+        wanted = first + tf.range(math.ceil(count / _BLOCK) * _BLOCK, dtype=tf.float64)
+        rows = tf.clip_by_value(wanted, tf.zeros_like(out_size), tf.minimum(first + count, out_size) - 1)
+        start, stop = filter_span(in_size, out_size, self.name, rows, keras.ops)
+        width = tf.reduce_max(stop[_BLOCK - 1 :: _BLOCK] - start[::_BLOCK])
+        begin = tf.minimum(start[::_BLOCK], stop[-1] - width)
+        columns = tf.repeat(begin, _BLOCK)[:, None] + tf.range(width)
+        weights = fixed_point(filter_weights(in_size, out_size, self.name, rows, columns, keras.ops), keras.ops)
+        weights = tf.where((rows == wanted)[:, None], weights * 2**-22, 0.0)
+        numbers = (tf.cast(number, tf.int32) for number in (start[0], stop[-1], begin - start[0]))
+        return _Bands(*numbers, tf.reshape(weights, (-1, _BLOCK, tf.shape(weights)[1])))
 
     def _normalize(self, pixels):
         """Looks up what becomes of each level: (B, H, W, 3) uint8 to float32."""
         return tf.gather(tf.reshape(self.levels, [-1]), tf.cast(pixels, tf.int32) * 3 + tf.range(3))
+
+
+class _Bands(NamedTuple):
+    """Resampling of one axis as a matrix product for each block of rows of the result."""
+
+    start: tf.Tensor  # () int32, the first pixel that is read
+    stop: tf.Tensor  # () int32, the one after the last
+    begin: tf.Tensor  # (blocks,) int32, the first pixel that each block reads, counted from `start`
+    weights: tf.Tensor  # (blocks, _BLOCK, K) float64, multiples of 2**-22
+
+
+def _resample_rows(image, bands):
+    """Resamples the first axis of (N, M, 3) uint8. Float64 holds the sums exactly, as Pillow's integers do."""
+    flat = tf.reshape(image, (tf.shape(image)[0], -1))
+
+    def block(begin, weights):
+        pixels = flat[begin : begin + tf.shape(weights)[1]]
+        total = tf.matmul(weights, tf.cast(pixels, tf.float64))
+        return tf.cast(tf.clip_by_value(total + 0.5, 0.0, 255.0), tf.uint8)
+
+    blocks = tf.map_fn(lambda band: block(*band), (bands.begin, bands.weights), fn_output_signature=tf.uint8)
+    return tf.reshape(blocks, (-1, tf.shape(image)[1], 3))

@@ -138,18 +138,18 @@ def _field(number: int, content: bytes) -> bytes:
     return bytes([number * 8 + 2]) + varint + bytes([length]) + content
 
 
-def write_side_files(version: Path, model, classes: list[str]):
+def write_side_files(version: Path, model, classes: list[str], signatures: dict):
     """Writes models.config, batching_parameters.txt and README.md beside the versions.
 
     Args:
         version: directory of the SavedModel.
         model: what was exported.
         classes: names of the classes.
+        signatures: the functions of the signatures by name.
     """
     from tfdeit import __version__
 
     directory, config = version.parent, model.config
-    loaded = tf.saved_model.load(str(version))
     values = {
         "NAME": directory.name,
         "CLASS": type(model).__name__,
@@ -161,7 +161,7 @@ def write_side_files(version: Path, model, classes: list[str]):
         "CLASSES": len(classes),
         "VERSION": __version__,
         "TENSORFLOW": tf.__version__,
-        "SIGNATURES": "\n".join(_describe(name, function) for name, function in loaded.signatures.items()),
+        "SIGNATURES": "\n".join(_describe(name, function) for name, function in signatures.items()),
     }
     for name, text in SIDE_FILES.items():
         for key, value in values.items():
@@ -170,7 +170,7 @@ def write_side_files(version: Path, model, classes: list[str]):
 
 
 def _describe(name, function):
-    inputs = function.structured_input_signature[1]
+    inputs = {spec.name: spec for spec in function.structured_input_signature[0]}
     return f"| `{name}` | {_tensors(inputs)} | {_tensors(function.structured_outputs)} |"
 
 
