@@ -47,9 +47,10 @@ def write(model: PretrainedModel, processor: Any, directory: Path, dtype: str, c
 
 
 def load(directory: Path, dtype: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns the model in LiteRT, with as many threads as there are processors."""
+    """Returns the model in LiteRT, with as many threads as this process may use processors."""
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(str(directory / FILE), num_threads=os.cpu_count())
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    interpreter = Interpreter(str(directory / FILE), num_threads=processors)
     classify = interpreter.get_signature_runner()
     return lambda pixel_values: classify(pixel_values=pixel_values)["logits"]
