@@ -36,7 +36,7 @@ from transformers import DeiTImageProcessorPil
 from tfdeit.data.loading import Loading
 from tfdeit.data.pipeline import eval_pipeline, train_pipeline
 from tfdeit.data.sources import Source
-from tfdeit.processing import IMAGENET_MEAN, IMAGENET_STD
+from tfdeit.protocols import IMAGENET_MEAN, IMAGENET_STD
 
 BUFFERED = 6  # batches, at most
 

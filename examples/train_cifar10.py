@@ -21,7 +21,8 @@ from PIL import Image
 
 from tfdeit.config import DeiTConfig
 from tfdeit.models import TFDeiTForImageClassificationWithTeacher
-from tfdeit.processing import IMAGENET_MEAN, IMAGENET_STD, DeiTImageProcessor
+from tfdeit.processing import DeiTImageProcessor
+from tfdeit.protocols import IMAGENET_MEAN, IMAGENET_STD
 
 SIZE, PADDING = 32, 4
 # Photos of other sizes: short side to 32 pixels, then the central square.

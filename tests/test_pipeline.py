@@ -19,7 +19,8 @@ from tfdeit.data.pipeline import eval_pipeline, train_pipeline
 from tfdeit.data.recipe import Recipe
 from tfdeit.data.sources import Source
 from tfdeit.images import ImageError, decode_image
-from tfdeit.processing import IMAGENET_MEAN, IMAGENET_STD, DeiTImageProcessor
+from tfdeit.processing import DeiTImageProcessor
+from tfdeit.protocols import IMAGENET_MEAN, IMAGENET_STD
 
 PLAIN = Recipe(auto_augment=None, hflip=0, reprob=0, mean=(0, 0, 0), std=(1 / 255,) * 3)  # crops only
 

@@ -10,7 +10,7 @@ from tfdeit.data.augment import ColorJitter, RandomErasing, RandomFlip, ThreeAug
 from tfdeit.data.augmentation import Augmentation, Chain
 from tfdeit.data.mix import Mixup
 from tfdeit.data.randaugment import RandAugment
-from tfdeit.processing import IMAGENET_MEAN, IMAGENET_STD
+from tfdeit.protocols import IMAGENET_MEAN, IMAGENET_STD
 
 
 @dataclasses.dataclass(frozen=True)
