@@ -1,8 +1,8 @@
 """Operations on the colours of one image, with Pillow's pixels: the same arithmetic, rounded at the same places.
 
 An image is (H, W, 3) uint8. Kernels that touch every pixel are compiled by XLA; what has to be rounded step by step
-(tables of 256 levels, products) is computed outside of them, because XLA fuses a multiplication and an addition into one
-rounding.
+(tables of 256 levels, products) is computed outside of them, because XLA fuses a multiplication and an addition into
+one rounding.
 
 Reference: Pillow's src/libImaging (Blend.c, BoxBlur.c, Convert.c, Filter.c, Point.c), ImageOps.py and ImageEnhance.py.
 """
