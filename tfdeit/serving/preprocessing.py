@@ -12,9 +12,8 @@ from tfdeit.processor_config import FILTERS
 from tfdeit.resample import filter_span, filter_weights, fixed_point, vertical_first
 from tfdeit.serving.decoding import decode
 
-# Rows of the result that one matrix product makes: its matrix has no more zeros than weights.
-_BLOCK = 32
-_MAX_SHRINK = 1000  # times; the weights of an axis take some 60 MB then
+_BLOCK = 16  # rows of the result that one matrix product makes; more have more zeros among their weights
+_MAX_SHRINK = 1000  # times; the weights of an axis take some 40 MB then
 OK = "ok"
 DAMAGED = "damaged or truncated"
 
