@@ -203,6 +203,13 @@ def test_every_class(cls, options, images, tmp_path):
 
 
 @pytest.mark.slow
+def test_fewer_classes_than_answers(images, tmp_path):
+    version = export_saved_model(make(num_labels=2), PROCESSOR, tmp_path / "m")
+    outputs = tf.saved_model.load(str(version)).signatures["serving_default"](tf.constant(images))
+    assert outputs["classes"].shape == (len(images), 2)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision(dtype, images, tmp_path):
     model = make()

@@ -11,8 +11,6 @@ from tfdeit.backbone import PretrainedModel
 from tfdeit.processing import BaseImageProcessor
 from tfdeit.serving import export_saved_model
 
-TOP_K = 5
-
 
 def write(
     model: PretrainedModel,
@@ -20,10 +18,10 @@ def write(
     directory: Path,
     dtype: str,
     calibration: np.ndarray | None,
-    top_k: int = TOP_K,
+    top_k: int | None = None,
 ):
     """Writes version 1 of a directory for TF Serving."""
-    export_saved_model(model, processor, directory, dtype=dtype, top_k=min(top_k, model.config.num_labels))
+    export_saved_model(model, processor, directory, dtype=dtype, top_k=top_k)
 
 
 def load(directory: Path, dtype: str) -> Callable[[np.ndarray], np.ndarray]:

@@ -22,7 +22,7 @@ def export_saved_model(
     directory: str | os.PathLike,
     *,
     dtype: str | None = None,
-    top_k: int = 5,
+    top_k: int | None = None,
     labels: str | os.PathLike | Sequence[str] | None = None,
 ) -> Path:
     """Writes the next version of a model for TF Serving, complete or not at all.
@@ -35,7 +35,7 @@ def export_saved_model(
         processor: its image processor, which goes into the graph.
         directory: new, empty, or with earlier versions.
         dtype: "bfloat16", "float16" or "float32" to store and compute in; None means the model's own.
-        top_k: how many classes an answer has.
+        top_k: how many classes an answer has; None means 5, or all if there are fewer.
         labels: names of all classes, or a text file with one a line; None means `model.config.id2label`.
 
     Returns:
@@ -48,6 +48,7 @@ def export_saved_model(
     directory = Path(directory).resolve()
     _check(model, directory)
     classes = _read_labels(labels, model.config)
+    top_k = min(5, len(classes)) if top_k is None else top_k
     if not 1 <= top_k <= len(classes):
         raise ValueError(f"Expected top_k from 1 to the number of classes, {len(classes)}. Received: top_k={top_k}.")
     graph_processor = GraphProcessor(processor, model.config.image_hw)
