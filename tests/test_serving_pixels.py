@@ -27,7 +27,7 @@ def encode(image, format, **options):
 
 def in_graph(processor, size):
     graph = GraphProcessor(processor, size)
-    return tf.function(graph.read, [tf.TensorSpec((None,), tf.string)], autograph=False)
+    return tf.function(lambda data: graph.read(data)[:2], [tf.TensorSpec((None,), tf.string)], autograph=False)
 
 
 def decoder(on_white):
