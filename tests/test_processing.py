@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from unittest import mock
 
 import keras
 import numpy as np
@@ -580,3 +581,21 @@ def test_other_backends_give_the_same_pixels(backend, shared_images, tmp_path):
         assert np.array_equal(values["a"], values["b"])
         assert np.abs(values["c"] - values["b"]).max() < 1.01 * 2 / 255
         assert np.array_equal(values["a"], DeiTImageProcessor()(shared_images[0]).pixel_values)
+
+
+def test_resizing_what_is_kept_changes_no_bit(rng):
+    """Where floats are exact only a part is resized, and Pillow's order of passes depends on the sizes."""
+    from tfdeit.processing import _crop, _resize_window
+
+    partly = 0
+    for _ in range(300):
+        height, width = map(int, rng.integers(10, 300, 2))
+        size = [(64, 64), (48, max(48 * width // height, 1)), (40, 48)][rng.integers(3)]
+        window = (size[0] - 24) // 2, (size[1] - 24) // 2, 24, 24
+        image = Image.fromarray(rng.integers(0, 256, (height, width, 3), "uint8"))
+        for filter in (Image.Resampling.BICUBIC, Image.Resampling.BILINEAR, Image.Resampling.NEAREST):
+            with mock.patch.object(image, "resize", wraps=image.resize) as resize:
+                found = _resize_window(image, size, window, filter)
+            partly += resize.call_args.kwargs.get("box", (0, 0, width, height)) != (0, 0, width, height)
+            np.testing.assert_array_equal(found, _crop(np.asarray(image.resize(size[::-1], filter)), *window))
+    assert partly > 100

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 _BYTES = (bytes, bytearray, memoryview)
-_ENCODED = (str, os.PathLike, Image.Image, *_BYTES)
+ENCODED = (str, os.PathLike, Image.Image, *_BYTES)
 
 
 class ImageError(ValueError):
@@ -37,6 +37,11 @@ def decode_image(source, exif_orientation: bool = False, on_white: bool = False)
         ImageError: Missing, empty, truncated or unknown file, no pixels, or more pixels than Pillow's
             `Image.MAX_IMAGE_PIXELS` (read from the header, before anything is decoded).
     """
+    return np.array(decode_pillow(source, exif_orientation, on_white))
+
+
+def decode_pillow(source, exif_orientation: bool = False, on_white: bool = False) -> Image.Image:
+    """The same as an image of Pillow, of mode RGB."""
     try:
         with contextlib.ExitStack() as stack:
             image = source if isinstance(source, Image.Image) else _open_image(stack, source)
@@ -93,13 +98,13 @@ def _rgb(image, on_white):
     if 0 in image.size:
         raise ImageError(f"it has no pixels ({image.width}x{image.height})")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _from_deep_gray(np.asarray(image))
+        return Image.fromarray(_from_deep_gray(np.asarray(image)))
     if image.has_transparency_data:
         image = image.convert("RGBA")  # a palette's alpha table survives only in RGBA
         if on_white:
             white = Image.new("RGBA", image.size, (255, 255, 255, 255))
             image = Image.alpha_composite(white, image)
-    return np.array(image.convert("RGB"))
+    return image.convert("RGB")
 
 
 def _from_deep_gray(gray):
@@ -153,7 +158,7 @@ def read_block(image, input_data_format=None, exif_orientation: bool = False, on
     Raises:
         ImageError: As `decode_image`, or not an array of pixels.
     """
-    if isinstance(image, _ENCODED) or hasattr(image, "read"):
+    if isinstance(image, ENCODED) or hasattr(image, "read"):
         return decode_image(image, exif_orientation, on_white)[None]
     return _rgb_array(np.asarray(image), input_data_format, on_white)
 

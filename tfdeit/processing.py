@@ -15,10 +15,10 @@ from PIL import Image
 
 from tfdeit import zoo
 from tfdeit.config import read_config
-from tfdeit.images import ImageError, flatten, read_block
+from tfdeit.images import ENCODED, ImageError, decode_pillow, flatten, read_block
 from tfdeit.processor_config import FILTERS, ProcessorConfig, choice, find_config, flag
 from tfdeit.protocols import preprocessor_config
-from tfdeit.resample import Taps, plan_resize, resample, resample_float, taps_matrix
+from tfdeit.resample import Taps, plan_resize, resample, resample_float, taps_matrix, vertical_first
 
 _TENSORS = {"tensorflow": "tf", "torch": "pt", "jax": "jax"}  # backend -> transformers' name of its tensors
 
@@ -45,6 +45,27 @@ def _crop(image, top, left, height, width):
     above, before = max(-top, 0), max(-left, 0)
     below, after = height - above - inside.shape[0], width - before - inside.shape[1]
     return np.pad(inside, ((above, below), (before, after), (0, 0)))
+
+
+def _resize_window(image, size, window, filter):
+    """`image.resize` to (height, width) and `_crop`; only what is kept is resized, where that changes no bit.
+
+    Along an axis, that is where all of Pillow's numbers are exact: the ends of its box, in float32, and where its taps
+    lie. And the order of the two passes, which depends on the sizes, has to stay.
+    """
+    in_size = image.height, image.width
+    sizes, starts, ends = list(size), list(window[:2]), list(in_size)
+    box = [0, 0]
+    for axis, (first, count) in enumerate(zip(window[:2], window[2:], strict=True)):
+        scale = in_size[axis] / size[axis]
+        places = first * scale, (first + count) * scale
+        exact = (scale * 2**20).is_integer() and all(np.float32(place) == place for place in places)
+        if exact and first >= 0 and first + count <= size[axis]:
+            sizes[axis], starts[axis], (box[axis], ends[axis]) = count, 0, places
+    if filter == Image.Resampling.NEAREST or vertical_first(in_size, size) != vertical_first(in_size, sizes):
+        return _crop(np.asarray(image.resize(size[::-1], filter)), *window)
+    pixels = np.asarray(image.resize(sizes[::-1], filter, box=(*box[::-1], *ends[::-1])))
+    return _crop(pixels, *starts, *window[2:])
 
 
 class BatchFeature(dict):
@@ -112,7 +133,9 @@ class BaseImageProcessor(ProcessorConfig):
         Raises:
             ImageError: An image that cannot be used.
         """
-        return self._resize_and_crop(read_block(image, None, self.exif_orientation, self.do_convert_rgb)[0])
+        if isinstance(image, ENCODED) or hasattr(image, "read"):
+            return self._resize_and_crop_pillow(decode_pillow(image, self.exif_orientation, self.do_convert_rgb))
+        return self._resize_and_crop(read_block(image)[0])
 
     def levels(self) -> np.ndarray:
         """What rescaling and normalising make of `pixels`: (256, 3) float32, for each level of each channel."""
@@ -166,17 +189,20 @@ class BaseImageProcessor(ProcessorConfig):
         return self._rescale_and_normalize(np.repeat(np.arange(256, dtype="uint8")[:, None], 3, axis=1))
 
     def _resize_and_crop(self, image):
-        size, window = self.geometry(*image.shape[:2])
         if not self.do_resize:
-            return _crop(image, *window)
+            return _crop(image, *self.geometry(*image.shape[:2])[1])
         pixels, fractions = _as_uint8(image)
-        if size[0] * size[1] > 16 * window[2] * window[3]:  # a long and thin image: never build all of it
-            plan = plan_resize(pixels.shape[:2], size, FILTERS[self.resample], window)
-            pixels = resample(pixels[plan.source], plan.rows, plan.columns, plan.vertical).astype("uint8")
-        else:
-            pixels = np.asarray(Image.fromarray(pixels).resize(size[::-1], self.resample))
-            pixels = _crop(pixels, *window)
+        pixels = self._resize_and_crop_pillow(Image.fromarray(pixels))
         return _rescale(pixels, 1 / 255) if fractions else pixels
+
+    def _resize_and_crop_pillow(self, image):
+        size, window = self.geometry(image.height, image.width)
+        if not self.do_resize:
+            return _crop(np.asarray(image), *window)
+        if size[0] * size[1] > 16 * window[2] * window[3]:  # a long and thin image: never build all of it
+            plan = plan_resize((image.height, image.width), size, FILTERS[self.resample], window)
+            return resample(np.asarray(image)[plan.source], plan.rows, plan.columns, plan.vertical).astype("uint8")
+        return _resize_window(image, size, window, self.resample)
 
     def _rescale_and_normalize(self, pixels):
         """With the dtypes and in the order of transformers."""

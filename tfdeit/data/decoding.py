@@ -1,10 +1,9 @@
-"""Decoding with TensorFlow where its pixels are Pillow's, which is faster, and with Pillow otherwise."""
+"""Decoding a part of an image: with TensorFlow where its pixels are Pillow's, and with Pillow otherwise."""
 
 import numpy as np
 import tensorflow as tf
 
 from tfdeit.images import Header, decode_image, read_header
-from tfdeit.processing import BaseImageProcessor
 
 _MARGIN = 32  # pixels around a crop: the colour of a JPEG's pixel depends on its neighbours, 4 to a side at most
 
@@ -12,20 +11,6 @@ _MARGIN = 32  # pixels around a crop: the colour of a JPEG's pixel depends on it
 def is_plain_jpeg(header: Header) -> bool:
     """Whether TensorFlow decodes a file to Pillow's pixels."""
     return header.format == "JPEG" and header.mode in ("RGB", "L")
-
-
-def decode_for(processor: BaseImageProcessor, data: bytes) -> np.ndarray | bytes:
-    """An image as `processor.pixels` would decode it: its pixels, or its bytes where Pillow has to read them.
-
-    Raises:
-        ImageError: see `decode_image`.
-    """
-    if processor.exif_orientation or not is_plain_jpeg(read_header(data)):
-        return data
-    try:
-        return tf.io.decode_jpeg(data, 3, dct_method="INTEGER_ACCURATE").numpy()
-    except tf.errors.InvalidArgumentError:
-        return data  # Pillow says what is wrong
 
 
 def decode_crop(data: bytes, top: int, left: int, height: int, width: int) -> np.ndarray:

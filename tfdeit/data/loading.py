@@ -7,7 +7,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ class Loading:
     Args:
         on_error: what to do about an image that cannot be read: "raise" an error that names it, or "skip" it, see
             `Pipeline.failures`.
-        threads: that decode; None leaves it to tf.data. The pixels do not depend on it.
+        threads: that decode; None means one for each core. The pixels do not depend on it.
         resize_on: "host" or "device", in evaluation; None: the device if it is a GPU. The pixels do not depend on it.
     """
 
@@ -80,10 +81,50 @@ class Failure(NamedTuple):
     reason: str
 
 
+class Batch:
+    """The samples of one batch while it is loaded.
+
+    Attributes:
+        samples: (epoch, index, repetition) of each.
+        seeds: of their augmentations, (B, 2) int32.
+        ok: whether each could be read so far, (B,) bool.
+    """
+
+    def __init__(self, pipeline: "Pipeline", samples: list[tuple[int, int, int]]):
+        self._pipeline, self.samples = pipeline, samples
+        self.seeds = np.array([pipeline.order.sample_seed(*sample) for sample in samples], "int32").reshape(-1, 2)
+        self.ok = np.ones(len(samples), bool)
+
+    def map(self, function: Callable, *columns: Iterable) -> list:
+        """Calls a function for each sample that could be read so far, in threads.
+
+        Args:
+            function: (number in the batch, index in the source, *values) -> result. An ImageError or OSError is dealt
+                with as `Loading.on_error` says: the sample is not `ok` then.
+            *columns: values of each sample.
+
+        Returns:
+            The results, None for samples that are not ok.
+        """
+
+        def guarded(number, *values):
+            if self.ok[number]:
+                index = self.samples[number][1]
+                try:
+                    return function(number, index, *values)
+                except (OSError, ImageError) as error:
+                    self.ok[number] = False
+                    self._pipeline.fail(index, error)
+            return None
+
+        return list(self._pipeline.pool.map(guarded, range(len(self.samples)), *columns))
+
+
 class Mode(NamedTuple):
     """What tells training from evaluation."""
 
-    load: Callable  # (pipeline, dataset of (place, ok)) -> dataset of (place, ok, *values), one a sample
+    load: Callable  # (Batch) -> tuple of arrays (B, ...)
+    signature: list[tf.TensorSpec]  # of these
     finish: Callable  # (dictionary of a batch, see `Pipeline.host`) -> (pixel_values, labels)
     endless: bool  # epoch after epoch, in full batches
 
@@ -111,6 +152,7 @@ class Pipeline:
                 f"batch_size={batch_size}, {order}"
             )
         self._failures, self._lock = {}, threading.Lock()
+        self.pool = ThreadPoolExecutor(loading.threads or os.cpu_count(), "tfdeit")
         self._epoch = functools.lru_cache(maxsize=3)(functools.partial(order.epoch, len(source)))
 
     @property
@@ -149,103 +191,52 @@ class Pipeline:
         if not 0 <= step <= last or (steps or 0) < 0:
             raise ValueError(f"Expected a step from 0 to {last}, and steps. Received: step={step}, steps={steps}")
         last = last if steps is None else min(step + steps, last)
-        end = last * self.batch_size
-        if not self._mode.endless:
-            end = min(end, self.order.length(len(self.source)))
-        data = tf.data.Dataset.range(step * self.batch_size, end).map(lambda place: (place, True))
-        data = self._mode.load(self, data)
-        data = data.padded_batch(self.batch_size, drop_remainder=self._mode.endless)
-        data = data.map(_replace_missing if self._mode.endless else _drop_missing)
-        data = data.map(self._describe)
+        # Two at a time: the threads go on with the next batch while the last images of one are decoded.
+        data = tf.data.Dataset.range(step, last).map(self._describe, num_parallel_calls=2, deterministic=True)
         if not self._mode.endless:
             data = data.filter(lambda batch: tf.size(batch["labels"]) > 0)
-        options = tf.data.Options()
-        options.deterministic = True
-        if self.loading.threads:
-            options.threading.private_threadpool_size = self.loading.threads
-        return data.with_options(options).prefetch(2)
+        return data.prefetch(2)
 
-    def parallel(self, data: tf.data.Dataset, function: Callable, signature: list[tf.TensorSpec]) -> tf.data.Dataset:
-        """Maps a Python function over samples (place, ok, *values), in threads, in order.
+    def _describe(self, number):
+        specs = [*self._mode.signature, *(tf.TensorSpec(shape, tf.int32) for shape in ((), (2,)))]
+        size = self.batch_size if self._mode.endless else None
+        arrays = tf.numpy_function(self._load, [number], [*(spec.dtype for spec in specs), tf.int32], stateful=False)
+        *values, labels, seeds = (
+            tf.ensure_shape(array, [size, *spec.shape]) for array, spec in zip(arrays, specs, strict=False)
+        )
+        return {"values": tuple(values), "labels": labels, "seeds": seeds, "seed": tf.ensure_shape(arrays[-1], [2])}
 
-        Args:
-            data: the samples.
-            function: (epoch, index, repetition, *values) -> tuple of new values. An ImageError or OSError that it
-                raises is dealt with as `Loading.on_error` says: the sample goes on as zeros that are not ok.
-            signature: of the new values.
-        """
-
-        def guarded(place, ok, *values):
-            where = self._locate(place)
-            if ok:
-                try:
-                    with _CALLS:
-                        return np.True_, *function(*where, *values)
-                except (OSError, ImageError) as error:
-                    self._fail(where[1], error)
-            return np.False_, *map(_nothing, signature)
-
-        def call(place, *values):
-            kinds = [tf.bool, *(spec.dtype for spec in signature)]
-            outputs = tf.numpy_function(guarded, [place, *values], kinds, stateful=False)
-            shapes = [(), *(spec.shape for spec in signature)]
-            return place, *(tf.ensure_shape(value, shape) for value, shape in zip(outputs, shapes, strict=True))
-
-        return data.map(call, self.loading.threads or tf.data.AUTOTUNE, deterministic=True)
+    def _load(self, number):
+        """Batch `number`: values, labels, seeds, and the seed of the batch."""
+        with _CALLS:
+            first = int(number) * self.batch_size
+            end = first + self.batch_size
+            if not self._mode.endless:
+                end = min(end, self.order.length(len(self.source)))
+            batch = Batch(self, [self._locate(place) for place in range(first, end)])
+            values = self._mode.load(batch)
+            labels = self.source.labels[[index for _, index, _ in batch.samples]]
+            arrays = *values, labels, batch.seeds
+            if not batch.ok.all():
+                kept = np.flatnonzero(batch.ok)
+                if self._mode.endless:  # other samples stand for them: every batch is full, and resuming stays exact
+                    if not len(kept):
+                        raise ImageError("no image of a batch could be read")
+                    numbers = np.arange(self.batch_size)
+                    kept = np.where(batch.ok, numbers, kept[numbers % len(kept)])
+                arrays = tuple(array[kept] for array in arrays)
+            return *arrays, self.order.sample_seed(0, -1 - int(number), 0)  # never the number of a sample
 
     def _locate(self, place):
         """Epoch, index and repetition of the sample at a place in the row of all batches of all epochs."""
         epoch, place = divmod(int(place), self.steps_per_epoch * self.batch_size)
         return epoch, *(int(column[place]) for column in self._epoch(epoch))
 
-    def _fail(self, index, error):
+    def fail(self, index: int, error: Exception):
+        """Deals with an image that cannot be read, as `Loading.on_error` says."""
         name = self.source.name(index)
         reason = getattr(error, "strerror", None) or str(error).removeprefix("bytes: ")
         if self.loading.on_error == "raise":
             raise ImageError(f"{name}: {reason} (on_error='skip' leaves such images out)") from error
         with self._lock:
             self._failures[index] = Failure(index, name, reason)
-
-    def _describe(self, places, *values):
-        def describe(places):
-            with _CALLS:
-                return numbers(places)
-
-        def numbers(places):
-            samples = [self._locate(place) for place in places]
-            labels = self.source.labels[[index for _, index, _ in samples]]
-            seeds = [self.order.sample_seed(*sample) for sample in samples]
-            batch = -1 - int(places[0]) // self.batch_size if len(places) else -1  # never the number of a sample
-            return labels, np.array(seeds, "int32").reshape(-1, 2), self.order.sample_seed(0, batch, 0)
-
-        labels, seeds, seed = tf.numpy_function(describe, [places], [tf.int32] * 3, stateful=False)
-        size = places.shape[0]
-        labels, seeds, seed = (
-            tf.ensure_shape(value, shape) for value, shape in ((labels, [size]), (seeds, [size, 2]), (seed, [2]))
-        )
-        return {"values": values, "labels": labels, "seeds": seeds, "seed": seed}
-
-
-def _nothing(spec):
-    """What stands for an image that cannot be read."""
-    return b"" if spec.dtype == tf.string else np.zeros([n or 1 for n in spec.shape], spec.dtype.as_numpy_dtype)
-
-
-def _drop_missing(places, ok, *values):
-    values = places, *values
-    kept = tf.cond(tf.reduce_all(ok), lambda: values, lambda: tuple(tf.boolean_mask(value, ok) for value in values))
-    return tuple(tf.ensure_shape(value, [None, *old.shape[1:]]) for value, old in zip(kept, values, strict=True))
-
-
-def _replace_missing(places, ok, *values):
-    """Puts other samples of the batch where some are missing: every batch is full, and resuming stays exact."""
-    values = places, *values
-
-    def replaced():
-        there, numbers = tf.where(ok)[:, 0], tf.range(tf.size(ok, tf.int64))
-        count = tf.size(there, tf.int64)
-        with tf.control_dependencies([tf.debugging.Assert(count > 0, ["no image of a batch could be read"])]):
-            taken = tf.where(ok, numbers, tf.gather(there, numbers % tf.maximum(count, 1)))
-        return tuple(tf.ensure_shape(tf.gather(value, taken), value.shape) for value in values)
-
-    return tf.cond(tf.reduce_all(ok), lambda: values, replaced)

@@ -9,11 +9,11 @@ import tensorflow as tf
 from PIL import Image
 
 from tfdeit.data.augment import random_resized_crop_boxes
-from tfdeit.data.decoding import decode_crop, decode_for
+from tfdeit.data.decoding import decode_crop
 from tfdeit.data.loading import Loading, Mode, Pipeline
 from tfdeit.data.order import Order
 from tfdeit.data.recipe import RECIPES, Recipe, train_augmentation
-from tfdeit.data.resizing import resize, taps_signature, window_and_taps
+from tfdeit.data.resizing import resize, stack_windows, taps_signature, window_and_taps
 from tfdeit.data.sources import Source
 from tfdeit.images import read_header
 from tfdeit.processing import BaseImageProcessor, protocol_processor
@@ -60,12 +60,17 @@ def eval_pipeline(
     shape = size["height"], size["width"]
     signature = taps_signature(*shape) if on_device else [tf.TensorSpec((*shape, 3), tf.uint8)]
 
-    def read(_, index, __):
-        data = source.read(index)
-        return window_and_taps(processor, data) if on_device else (processor.pixels(decode_for(processor, data)),)
+    def load(batch):
+        if on_device:
+            windows = batch.map(lambda _, index: window_and_taps(processor, source.read(index)))
+            return stack_windows(windows, signature)
+        pixels = np.zeros((len(batch.samples), *shape, 3), "uint8")
 
-    def load(pipeline, samples):
-        return pipeline.parallel(samples, read, signature)
+        def read(number, index):
+            pixels[number] = processor.pixels(source.read(index))
+
+        batch.map(read)
+        return (pixels,)
 
     levels = processor.levels().ravel()
 
@@ -76,7 +81,9 @@ def eval_pipeline(
             images = resize(images, *taps)
         return _look_up(images, levels), batch["labels"]
 
-    return Pipeline(source, order or Order(seed=None), batch_size, Mode(load, finish, endless=False), loading)
+    return Pipeline(
+        source, order or Order(seed=None), batch_size, Mode(load, signature, finish, endless=False), loading
+    )
 
 
 def train_pipeline(
@@ -107,41 +114,38 @@ def train_pipeline(
     augment = train_augmentation(recipe)
     mixing = recipe.mixing(len(source.class_names)) if mix else None
     filters = _INTERPOLATIONS[recipe.interpolation]
-    order = order or Order()
-    image = tf.TensorSpec((image_size, image_size, 3), tf.uint8)
-    encoded = [tf.TensorSpec((), tf.string), tf.TensorSpec((2,), tf.int32), tf.TensorSpec((2,), tf.int32)]
+    side = image_size, image_size
 
-    def read(epoch, index, repetition):
-        data = source.read(index)
-        header = read_header(data)
-        size = np.array([header.height, header.width], "int32")
-        return data, size, order.sample_seed(epoch, index, repetition)
+    @tf.function(autograph=False)
+    def draw_boxes(sizes, seeds):
+        with tf.device("CPU"):
+            return random_resized_crop_boxes(sizes[:, 0], sizes[:, 1], seeds, recipe.scale, recipe.ratio)
 
-    def boxes(place, ok, data, size, seed):
-        size = tf.maximum(size, 1)  # where nothing could be read
-        return (
-            place,
-            ok,
-            data,
-            random_resized_crop_boxes(size[:, 0], size[:, 1], seed, recipe.scale, recipe.ratio),
-            seed,
-        )
+    def load(batch):
+        sizes = np.ones((batch_size, 2), "int32")
+        pixels = np.zeros((batch_size, *side, 3), "uint8")
 
-    def crop(_, __, ___, data, box, seed):
-        pixels = Image.fromarray(decode_crop(data, *map(int, box)))
-        return (np.asarray(pixels.resize((image_size, image_size), filters[seed[0] % len(filters)])),)
+        def read(number, index):
+            data = source.read(index)
+            header = read_header(data)
+            sizes[number] = header.height, header.width
+            return data
 
-    def load(pipeline, samples):
-        samples = pipeline.parallel(samples, read, encoded)
-        samples = samples.batch(batch_size).map(boxes).unbatch()
-        return pipeline.parallel(samples, crop, [image])
+        def crop(number, _, data, box):
+            image = Image.fromarray(decode_crop(data, *box))
+            pixels[number] = image.resize(side, filters[batch.seeds[number, 0] % len(filters)])
+
+        encoded = batch.map(read)
+        batch.map(crop, encoded, draw_boxes(sizes, batch.seeds).numpy().tolist())
+        return (pixels,)
 
     @tf.function(autograph=False)
     def finish(batch):
         pixels = augment(batch["values"][0], batch["seeds"])
         return mixing(pixels, batch["labels"], batch["seed"]) if mix else (pixels, batch["labels"])
 
-    return Pipeline(source, order, batch_size, Mode(load, finish, endless=True), loading or Loading())
+    mode = Mode(load, [tf.TensorSpec((*side, 3), tf.uint8)], finish, endless=True)
+    return Pipeline(source, order or Order(), batch_size, mode, loading or Loading())
 
 
 @tf.function(autograph=False, jit_compile=True)  # ten times as fast as the gather alone

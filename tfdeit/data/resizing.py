@@ -56,6 +56,23 @@ def window_and_taps(processor: BaseImageProcessor, data: bytes) -> tuple[np.ndar
     return image, np.bool_(transposed), *rows, *columns
 
 
+def stack_windows(parts: list[tuple[np.ndarray, ...] | None], signature: list[tf.TensorSpec]) -> tuple[np.ndarray, ...]:
+    """Stacks what `window_and_taps` returned, each filled up with zeros to the largest; None is all zeros."""
+    there = [part for part in parts if part is not None]
+    if not there:
+        return tuple(
+            np.zeros([len(parts), *(n or 0 for n in spec.shape)], spec.dtype.as_numpy_dtype) for spec in signature
+        )
+    stacked = []
+    for column, spec in enumerate(signature):
+        shape = np.max([part[column].shape for part in there], axis=0, initial=0).astype(int)
+        stacked.append(np.zeros((len(parts), *shape), spec.dtype.as_numpy_dtype))
+        for row, part in enumerate(parts):
+            if part is not None:
+                stacked[-1][(row, *map(slice, part[column].shape))] = part[column]
+    return tuple(stacked)
+
+
 @tf.function(autograph=False)
 def resize(images, transposed, row_start, row_weights, column_start, column_weights):
     """The device's part.
