@@ -134,7 +134,7 @@ def test_openvino_calibrated_on_images(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["vit", "one head", "deit3"])
+@pytest.mark.parametrize("kind", ["vit", "one head"])
 def test_torch_directory(kind, tmp_path):
     model = build(kind)
     report = export_model(model, PROCESSOR, tmp_path / "out", format="torch", dtype="bfloat16")
@@ -143,6 +143,12 @@ def test_torch_directory(kind, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------ what is refused
+
+
+def test_what_transformers_has_no_class_for(tmp_path):
+    with pytest.raises(ValueError, match="Received: DeiT III.*port MODEL --to timm"):
+        export_model(build("deit3"), PROCESSOR, tmp_path / "out", format="torch")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_network_that_differs_is_refused_and_nothing_is_left(tmp_path, monkeypatch):

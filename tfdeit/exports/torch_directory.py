@@ -12,18 +12,23 @@ from tfdeit.models import TFAutoModelForImageClassification
 
 
 def write(model: PretrainedModel, processor: Any, directory: Path, dtype: str, calibration: np.ndarray | None):
-    """Writes config.json and model.safetensors."""
+    """Writes config.json and model.safetensors.
+
+    Raises:
+        ValueError: for DeiT III, of which transformers has no class.
+    """
+    if model.config.layerscale_value is not None or model.config.no_embed_class:
+        raise ValueError(
+            "Expected a model that transformers has a class for. Received: DeiT III (layerscale_value or "
+            "no_embed_class is set). Use `tfdeit port MODEL --to timm -o model.pth`, which timm's deit3_* models load."
+        )
     model.save_pretrained(directory, dtype=dtype)
 
 
 def load(directory: Path, dtype: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns the model in transformers, computing in float32; or in this library, where that cannot be had.
-
-    transformers has no class for DeiT III, and is not always installed.
-    """
+    """Returns the model in transformers, computing in float32; or in this library, where that is not installed."""
     ours = TFAutoModelForImageClassification.from_pretrained(directory, dtype="float32")
-    deit3 = ours.config.layerscale_value is not None or ours.config.no_embed_class
-    if deit3 or not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
+    if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
         return lambda pixel_values: ours.predict_on_batch(pixel_values).logits
 
     import torch

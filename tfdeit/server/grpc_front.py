@@ -53,7 +53,8 @@ async def build_grpc(service: Service, host: str, port: int) -> tuple[grpc.aio.S
         ("grpc.max_receive_message_length", service.limits.max_body),
         ("grpc.max_send_message_length", -1),
     ]
-    server = grpc.aio.server(options=options)
+    # A message is read before it is asked for admission: twice the queue, so that most refusals are the queue's own.
+    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=2 * service.limits.max_queue + 2)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionServicer(service), server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(service), server)
     checks = health.aio.HealthServicer()
