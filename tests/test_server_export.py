@@ -27,9 +27,14 @@ TOLERANCE = 1e-5  # of a probability
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def directory(tmp_path_factory):
     directory = tmp_path_factory.mktemp("export") / "micro"
     export_saved_model(*load_classifier("deit_micro_cifar10", None), directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def server(directory):
     with running_server.running_server(directory, name="micro") as server:
         yield server
 
@@ -134,6 +139,18 @@ def test_the_guide(server, tmp_path, capfd):
     for block in re.findall(r"```python\n(.*?)```", guide, re.DOTALL):
         subprocess.run([sys.executable, "-c", block], cwd=ROOT, check=True)
         assert capfd.readouterr().out.startswith("ok cat")
+
+
+def test_the_readme_of_an_export(server, directory, photos_dir):
+    """Its clients work as written, but for the ports."""
+    readme = (directory / "README.md").read_text(encoding="utf-8")
+    readme = readme.replace("http://localhost:8501", server.url).replace("localhost:8500", server.server.grpc_address)
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        command = [sys.executable, "-c", block, str(photos_dir / "cat.png")]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert answer.startswith("ok ['cat', ")
 
 
 def test_load(shared_images):
