@@ -18,7 +18,7 @@ from tfdeit.data.order import Order
 from tfdeit.data.pipeline import eval_pipeline, train_pipeline
 from tfdeit.data.recipe import Recipe
 from tfdeit.data.sources import Source
-from tfdeit.images import ImageError, decode_image
+from tfdeit.images import Header, ImageError, decode_image, read_header
 from tfdeit.processing import DeiTImageProcessor
 from tfdeit.protocols import IMAGENET_MEAN, IMAGENET_STD
 
@@ -173,7 +173,7 @@ def test_decoding_a_crop_equals_cropping(rng, subsampling, progressive):
         for _ in range(20):
             top, left = (int(rng.integers(0, side)) for side in size)
             height, width = int(rng.integers(1, size[0] - top + 1)), int(rng.integers(1, size[1] - left + 1))
-            crop = decode_crop(buffer.getvalue(), top, left, height, width)
+            crop = decode_crop(buffer.getvalue(), read_header(buffer.getvalue()), top, left, height, width)
             assert np.array_equal(crop, whole[top : top + height, left : left + width])
 
 
@@ -183,7 +183,8 @@ def test_decoding_crops_of_photos(shared_images, rng):
         for _ in range(3):
             (top, bottom), (left, right) = (sorted(rng.integers(0, side + 1, 2)) for side in whole.shape[:2])
             if bottom > top and right > left:
-                crop = decode_crop(path.read_bytes(), int(top), int(left), int(bottom - top), int(right - left))
+                box = int(top), int(left), int(bottom - top), int(right - left)
+                crop = decode_crop(path.read_bytes(), read_header(path), *box)
                 assert np.array_equal(crop, whole[top:bottom, left:right])
 
 
@@ -313,7 +314,7 @@ def test_what_is_refused(files):
         with pytest.raises(ValueError, match="Expected"):
             Loading(**options)
     with pytest.raises(ImageError):
-        decode_crop(b"", 0, 0, 1, 1)
+        decode_crop(b"\xff\xd8", Header("JPEG", "RGB", 1, 1), 0, 0, 1, 1)
 
 
 @pytest.mark.slow

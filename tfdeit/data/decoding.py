@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from tfdeit.images import Header, decode_image, read_header
+from tfdeit.images import Header, decode_image
 
 _MARGIN = 32  # pixels around a crop: the colour of a JPEG's pixel depends on its neighbours, 4 to a side at most
 
@@ -13,11 +13,12 @@ def is_plain_jpeg(header: Header) -> bool:
     return header.format == "JPEG" and header.mode in ("RGB", "L")
 
 
-def decode_crop(data: bytes, top: int, left: int, height: int, width: int) -> np.ndarray:
+def decode_crop(data: bytes, header: Header, top: int, left: int, height: int, width: int) -> np.ndarray:
     """A box of an image, as if all of it were decoded by `decode_image`; of a JPEG, no more is than need be.
 
     Args:
         data: content of an image file.
+        header: its header.
         top: first row of the box, which lies inside the image.
         left: first column.
         height: of the box.
@@ -29,7 +30,6 @@ def decode_crop(data: bytes, top: int, left: int, height: int, width: int) -> np
     Raises:
         ImageError: see `decode_image`.
     """
-    header = read_header(data)
     if is_plain_jpeg(header):
         y, x = max(top - _MARGIN, 0), max(left - _MARGIN, 0)
         bottom, right = min(top + height + _MARGIN, header.height), min(left + width + _MARGIN, header.width)

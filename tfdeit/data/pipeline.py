@@ -129,10 +129,10 @@ def train_pipeline(
             data = source.read(index)
             header = read_header(data)
             sizes[number] = header.height, header.width
-            return data
+            return data, header
 
-        def crop(number, _, data, box):
-            image = Image.fromarray(decode_crop(data, *box))
+        def crop(number, _, encoded, box):
+            image = Image.fromarray(decode_crop(*encoded, *box))
             pixels[number] = image.resize(side, filters[batch.seeds[number, 0] % len(filters)])
 
         encoded = batch.map(read)

@@ -44,7 +44,7 @@ def window_and_taps(processor: BaseImageProcessor, data: bytes) -> tuple[np.ndar
     name = FILTERS[processor.resample] if processor.do_resize else "nearest"
     plan = plan_resize(in_size, size, name, window)
     if image is None:
-        image = decode_crop(data, *(s.start for s in plan.source), *(s.stop - s.start for s in plan.source))
+        image = decode_crop(data, header, *(s.start for s in plan.source), *(s.stop - s.start for s in plan.source))
     else:
         image = image[plan.source]
     rows, columns, transposed = plan.rows, plan.columns, plan.vertical and window[2] == window[3]
