@@ -143,7 +143,7 @@ class Pipeline:
 
         Returns:
             Dataset of dictionaries: values (B, ...), a tuple, with the uint8 images first; labels (B,) int32; seeds
-            (B, 2) int32, for each image; seed (2,) int32, for the batch.
+            (B, 2) int32, for each image; seed (2,) int32, for the batch; step () int64, its number.
         """
         last = np.iinfo("int64").max // self.batch_size if self._mode.endless else self.steps_per_epoch
         if not 0 <= step <= last or (steps or 0) < 0:
@@ -223,7 +223,8 @@ class Pipeline:
         labels, seeds, seed = (
             tf.ensure_shape(value, shape) for value, shape in ((labels, [size]), (seeds, [size, 2]), (seed, [2]))
         )
-        return {"values": values, "labels": labels, "seeds": seeds, "seed": seed}
+        step = tf.reduce_max(places) // self.batch_size
+        return {"values": values, "labels": labels, "seeds": seeds, "seed": seed, "step": step}
 
 
 def _nothing(spec):
