@@ -1,0 +1,1 @@
+"""Training: recipes, losses, optimizers, loops, and masked image modelling."""
