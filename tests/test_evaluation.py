@@ -45,7 +45,7 @@ def test_figures_equal_those_of_torch_and_timm(answers):
     assert found.count == 500
     assert found.top1 * 100 == pytest.approx(top1.item(), abs=1e-4)
     assert found.top5 * 100 == pytest.approx(top5.item(), abs=1e-4)
-    assert 0.3 < found.top1 < found.top5 < 1
+    assert 0.1 < found.top1 < found.top5 < 1
     assert found.loss == pytest.approx(torch.nn.functional.cross_entropy(*tensors).item(), rel=1e-12)
 
 

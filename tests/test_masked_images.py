@@ -32,7 +32,9 @@ def source(tmp_path, rng):
 
 
 @pytest.mark.parametrize("class_name", ["DeiTForMaskedImageModeling", "ViTForMaskedImageModeling"])
-@pytest.mark.parametrize("sizes", [MICRO, TINY | {"num_hidden_layers": 2}], ids=["micro", "tiny"])
+@pytest.mark.parametrize(
+    "sizes", [MICRO, pytest.param(TINY | {"num_hidden_layers": 2}, marks=pytest.mark.slow)], ids=["micro", "tiny"]
+)
 def test_the_loss_equals_that_of_transformers(class_name, sizes, tmp_path, rng):
     """With and without training's compiled step, for masks of any share, all and nothing too."""
     theirs = random_model(class_name, **sizes)
@@ -49,6 +51,7 @@ def test_the_loss_equals_that_of_transformers(class_name, sizes, tmp_path, rng):
             np.testing.assert_allclose(np.squeeze(found), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradients_equal_those_of_torch(tmp_path, rng):
     theirs = random_model("DeiTForMaskedImageModeling", **MICRO)
     ours = tfdeit.TFDeiTForMaskedImageModeling.from_pretrained(saved(theirs, tmp_path))
@@ -65,7 +68,7 @@ def test_gradients_equal_those_of_torch(tmp_path, rng):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("training", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_batches_hold_images_and_masks(source, training):
     plain = eval_pipeline(source, 4, "vit", 32)
     if training:

@@ -21,13 +21,13 @@ def run_evaluate(args: argparse.Namespace) -> int:
     """Evaluates a classifier; prints figures and classes, and writes them with charts."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        return evaluate(args)
+        return measure(args)
     except (OSError, ValueError) as error:
         print(f"tfdeit evaluate: error: {error}", file=sys.stderr)
         return 2
 
 
-def evaluate(args: argparse.Namespace) -> int:
+def measure(args: argparse.Namespace) -> int:
     """Does what `run_evaluate` says, and raises what it reports."""
     if args.resume and not args.output:
         raise ValueError("Expected --output with --resume: the directory of the evaluation to go on with.")
@@ -40,13 +40,14 @@ def evaluate(args: argparse.Namespace) -> int:
 
     from tfdeit.data.loading import Loading
     from tfdeit.data.pipeline import eval_pipeline
-    from tfdeit.evaluation import HEADS, evaluate
+    from tfdeit.evaluation import evaluate
     from tfdeit.labels import match_classes
+    from tfdeit.models import TFDeiTForImageClassificationWithTeacher
 
     config = model.config
     if config.num_labels < 2:
         raise ValueError(f"Expected a classifier of two classes or more. Received: one of {config.num_labels} classes.")
-    if args.head != "both" and not hasattr(model, f"{HEADS[args.head].removesuffix('_logits')}_classifier"):
+    if args.head != "both" and not isinstance(model, TFDeiTForImageClassificationWithTeacher):
         raise ValueError(f"Expected a model with two heads for --head {args.head}. Received: a {type(model).__name__}.")
     indices, note = match_classes(source.class_names, config.id2label)
     if note:
@@ -70,7 +71,7 @@ def evaluate(args: argparse.Namespace) -> int:
                 print(f"tfdeit evaluate: {name}: {reason}", file=sys.stderr)
     report = {
         **{"model": args.model, "data": args.data, "split": args.split, "head": args.head},
-        "protocol": "/".join(matching_protocols(processor, config.image_hw[0])) or "its own",
+        "protocols": matching_protocols(processor, config.image_hw[0]),
         **evaluation.to_json(),
         "failed": len(run.failures),
         "published": published(args.model, config),
@@ -284,11 +285,13 @@ def print_report(report: dict, classes: list[dict], rate: float | None):
     from rich.console import Console
     from rich.table import Table
 
-    known, protocol = report["published"], report["protocol"]
+    known, protocols = report["published"], report["protocols"]
+    preprocessing = f"protocol {'/'.join(protocols)}" if protocols else "its own preprocessing"
     where = " ".join(filter(None, (report["data"], report["split"])))
     head = "" if report["head"] == "both" else f", {report['head']} head"
-    figures = Table(box=None, title=f"{report['model']} on {where}", title_justify="left")
-    columns = ["", f"{report['images']} images, protocol {protocol}{head}"]
+    figures = Table(box=None)
+    images = f"{report['images']} image{'s' * (report['images'] != 1)}"
+    columns = ["", f"{images}, {preprocessing}{head}"]
     if known:
         columns.append(f"published: {known['data']}, protocol {known['protocol']}")
     for column in columns:
@@ -312,10 +315,11 @@ def print_report(report: dict, classes: list[dict], rate: float | None):
         shares = ("-" if row[key] is None else f"{row[key]:.1%}" for key in ("recall", "precision"))
         table.add_row(row["label"], str(row["count"]), *shares)
     console = Console(width=None if sys.stdout.isatty() else 120)
+    print(f"{report['model']} on {where}")
     console.print(figures)
     console.print()
     console.print(table)
-    if known and known["protocol"] not in protocol.split("/"):
+    if known and known["protocol"] not in protocols:
         print(
             f"tfdeit evaluate: the published accuracy was measured with another protocol; --protocol "
             f"{known['protocol']} compares",
