@@ -10,14 +10,13 @@ import argparse
 from pathlib import Path
 
 import keras
-import numpy as np
 
 from tfdeit import TFViTForMaskedImageModeling, ViTConfig
 from tfdeit.data.loading import Loading
 from tfdeit.data.pipeline import train_pipeline
 from tfdeit.data.recipe import RECIPES
 from tfdeit.data.sources import open_source
-from tfdeit.training.masked_images import masked_pipeline, reconstruction_grid
+from tfdeit.training.masked_images import as_inputs, masked_pipeline, reconstruction_grid
 
 
 def main():
@@ -38,13 +37,13 @@ def main():
     pipeline = masked_pipeline(images, config, block_size=8)
 
     model.compile(keras.optimizers.AdamW(1e-3, weight_decay=0.05), jit_compile=True)  # the model has its own loss
-    history = model.fit(pipeline.dataset(), steps_per_epoch=max(args.steps // 10, 1), epochs=10, verbose=2)
+    data = pipeline.dataset().map(as_inputs)
+    history = model.fit(data, steps_per_epoch=max(args.steps // 10, 1), epochs=10, verbose=2)
     print("loss:", *(f"{loss:.4f}" for loss in history.history["loss"]))
 
     model.save_pretrained(args.out)
-    batch = next(iter(pipeline.dataset(args.steps, 1)))
-    first = {name: np.asarray(values[:12]) for name, values in batch.items()}
-    reconstruction_grid(model, **first).save(args.out / "reconstructions.png")
+    images, masks = next(iter(pipeline.dataset(args.steps, 1)))
+    reconstruction_grid(model, images[:12], masks[:12]).save(args.out / "reconstructions.png")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from tfdeit.data.order import Order
 from tfdeit.data.pipeline import eval_pipeline, train_pipeline
 from tfdeit.data.recipe import RECIPES, to_levels
 from tfdeit.data.sources import FolderSource
-from tfdeit.training.masked_images import masked_pipeline, reconstruction_grid
+from tfdeit.training.masked_images import MaskedImages, masked_pipeline, reconstruction_grid
 
 CONFIG = tfdeit.ViTConfig(**MICRO | {"num_labels": 2})  # 32 pixels, patches of 8
 
@@ -39,7 +39,7 @@ def test_the_loss_equals_that_of_transformers(class_name, sizes, tmp_path, rng):
     """With and without training's compiled step, for masks of any share, all and nothing too."""
     theirs = random_model(class_name, **sizes)
     ours = getattr(tfdeit, f"TF{class_name}").from_pretrained(saved(theirs, tmp_path))
-    ours.compile(keras.optimizers.SGD(0.0))
+    ours.compile(keras.optimizers.SGD(0.0), jit_compile=False)
     size, patches = ours.config.image_hw[0], ours.config.num_patches
     pixel_values = rng.normal(size=(3, size, size, 3)).astype("float32")
     masks = [rng.random((3, patches)) < share for share in (0.0, 0.1, 0.6, 1.1)]
@@ -59,7 +59,7 @@ def test_gradients_equal_those_of_torch(tmp_path, rng):
     pixels = torch.from_numpy(pixel_values.transpose(0, 3, 1, 2).copy())
     theirs(pixels, bool_masked_pos=torch.from_numpy(mask)).loss.backward()
     expected = theirs.decoder[0].weight.grad.numpy()  # (C * 8 * 8, D, 1, 1), channels first in a patch
-    ours.compile(keras.optimizers.SGD(1.0))
+    ours.compile(keras.optimizers.SGD(1.0), jit_compile=False)
     before = np.array(ours.decoder.kernel)
     ours.train_on_batch({"pixel_values": pixel_values, "bool_masked_pos": mask})
     found = before - np.array(ours.decoder.kernel)  # (D, 8 * 8 * C)
@@ -75,18 +75,28 @@ def test_batches_hold_images_and_masks(source, training):
         plain = train_pipeline(source, 4, 32, RECIPES["simmim"], mix=False, order=Order(3))
     pipeline = masked_pipeline(plain, CONFIG, block_size=16, ratio=0.5)
     batches = list(pipeline.dataset(0, 3))
-    for batch, (pixel_values, _) in zip(batches, plain.dataset(0, 3), strict=True):
-        assert np.array_equal(batch["pixel_values"], pixel_values)
-        mask = batch["bool_masked_pos"].numpy().reshape(4, 2, 2, 2, 2)
-        assert mask.dtype == bool
-        assert (mask.sum(axis=(1, 2, 3, 4)) == 8).all()
-        assert (mask.min(axis=(2, 4)) == mask.max(axis=(2, 4))).all()  # whole blocks
-    resumed = next(iter(pipeline.dataset(2, 1)))
-    assert all(np.array_equal(resumed[name], batches[2][name]) for name in resumed)
-    assert len({batch["bool_masked_pos"].numpy().tobytes() for batch in batches}) == 3
+    for (pixel_values, masks), (expected, _) in zip(batches, plain.dataset(0, 3), strict=True):
+        assert np.array_equal(pixel_values, expected)
+        assert masks.dtype == bool
+        blocks = masks.numpy().reshape(4, 2, 2, 2, 2)
+        assert (blocks.sum(axis=(1, 2, 3, 4)) == 8).all()
+        assert (blocks.min(axis=(2, 4)) == blocks.max(axis=(2, 4))).all()
+    assert all(map(np.array_equal, next(iter(pipeline.dataset(2, 1))), batches[2]))
+    assert len({masks.numpy().tobytes() for _, masks in batches}) == 3
     if training:  # another epoch has other masks of the same images
-        masks = [np.concatenate([b["bool_masked_pos"] for b in pipeline.dataset(3 * e, 3)]) for e in (0, 1)]
-        assert not np.array_equal(*(np.sort(mask.view("uint8") @ (1 << np.arange(16))) for mask in masks))
+        masks = [np.concatenate([masks for _, masks in pipeline.dataset(3 * epoch, 3)]) for epoch in (0, 1)]
+        assert not np.array_equal(*(np.sort(mask @ (1 << np.arange(16))) for mask in masks))
+
+
+def test_the_task(source):
+    """What a Learner does with it: the loss of a batch, and the mean of a data set in batches of two sizes."""
+    model, task = tfdeit.TFViTForMaskedImageModeling(CONFIG), MaskedImages()
+    whole, parts = (masked_pipeline(eval_pipeline(source, n, "vit", 32), CONFIG, 16) for n in (12, 5))
+    pixel_values, masks = next(iter(whole.dataset()))
+    loss, figures = task.loss(model, pixel_values, task.targets(pixel_values, masks), training=False)
+    assert float(loss) == pytest.approx(float(model(pixel_values, bool_masked_pos=masks).loss[0]))
+    assert not figures
+    assert task.evaluate(model, parts)["loss"] == pytest.approx(float(loss), rel=1e-5)
 
 
 def test_what_does_not_fit_is_said_at_once(source):
@@ -103,12 +113,12 @@ def test_the_picture_shows_what_is_seen_and_what_is_made(source):
     for variable in model.decoder.weights:
         variable.assign(np.zeros(variable.shape))
     pipeline = masked_pipeline(eval_pipeline(source, 4, "vit", 32), CONFIG, block_size=16, ratio=0.5)
-    batch = {name: np.asarray(value) for name, value in next(iter(pipeline.dataset())).items()}
-    page = np.asarray(reconstruction_grid(model, **batch, mean=(0.5,) * 3, std=(0.5,) * 3))
+    pixel_values, masks = (np.asarray(value) for value in next(iter(pipeline.dataset())))
+    page = np.asarray(reconstruction_grid(model, pixel_values, masks, mean=(0.5,) * 3, std=(0.5,) * 3))
     found = np.lib.stride_tricks.sliding_window_view(page, (128, 128, 3))[:, :, 0]
     assert page.shape[1] == 6 * 138 + 10  # two examples in a row
-    images = to_levels(batch["pixel_values"], (0.5,) * 3, (0.5,) * 3).repeat(4, axis=1).repeat(4, axis=2)
-    mask = batch["bool_masked_pos"].reshape(4, 4, 4).repeat(32, axis=1).repeat(32, axis=2)
+    images = to_levels(pixel_values, (0.5,) * 3, (0.5,) * 3).repeat(4, axis=1).repeat(4, axis=2)
+    mask = masks.reshape(4, 4, 4).repeat(32, axis=1).repeat(32, axis=2)
     for i in range(4):
         top, left = 50 + i // 2 * 160, 10 + i % 2 * 3 * 138
         original, masked, made = (found[top, left + 138 * column] for column in range(3))

@@ -113,11 +113,10 @@ class Run:
         if not args.output:
             return
         self.path = Path(args.output, STATE)
-        self._part = self.path.with_name(STATE + ".part")
         self.identity = identity(args, model, pipeline, processor)
         if args.resume and self.path.exists():
             self._load()
-        elif self.path.parent.is_dir() and any(path != self._part for path in self.path.parent.iterdir()):
+        elif self.path.parent.is_dir() and any(not p.name.startswith(".") for p in self.path.parent.iterdir()):
             raise ValueError(
                 f"Expected a new or empty directory to write to. Received: {args.output!r}. --resume goes on with the "
                 "evaluation there, if it is one of the same model, data and options."
@@ -148,13 +147,12 @@ class Run:
 
         import numpy as np
 
+        from tfdeit.checkpoint.writers import complete_file
+
         evaluation, step = self.start
         about = json.dumps({"identity": self.identity, "step": step, "failures": self.failures})
-        with self._part.open("wb") as file:
-            np.savez_compressed(file, about=np.array(about), **vars(evaluation))
-            file.flush()
-            os.fsync(file.fileno())
-        self._part.replace(self.path)
+        with complete_file(self.path) as part:
+            np.savez_compressed(part, about=np.array(about), **vars(evaluation))
 
     def _load(self):
         import numpy as np

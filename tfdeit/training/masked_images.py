@@ -6,6 +6,7 @@ The loss is the models' own, see `TFViTForMaskedImageModeling`: the mean of |pix
 import copy
 from collections.abc import Sequence
 
+import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
@@ -21,8 +22,32 @@ _TILE = 128  # pixels that a small image is enlarged to
 _GREY = 128
 
 
+class MaskedImages:
+    """The task of a `Learner`, see `tfdeit.training.tasks`: reconstruct what is masked. Labels are masks."""
+
+    figures = ("loss",)
+    best = ("loss", False)
+
+    def targets(self, pixel_values, labels):
+        """Returns the masks (B, N)."""
+        return labels
+
+    def loss(self, student, pixel_values, targets, training=True):
+        """Returns the loss, and no other figures."""
+        outputs = student(pixel_values, bool_masked_pos=targets, training=training)
+        return tf.reduce_mean(outputs.loss) / tf.distribute.get_strategy().num_replicas_in_sync, {}
+
+    def evaluate(self, model: keras.Model, pipeline: Pipeline) -> dict[str, float]:
+        """Returns the mean loss of the images."""
+        total = count = 0
+        for pixel_values, masks in pipeline.dataset():
+            loss = model.predict_on_batch(as_inputs(pixel_values, masks)).loss[0]
+            total, count = total + float(loss) * len(masks), count + len(masks)
+        return {"loss": total / count}
+
+
 def masked_pipeline(pipeline: Pipeline, config: ViTConfig, block_size: int = 32, ratio: float = 0.6) -> Pipeline:
-    """The same images with masks, as `fit` takes them; labels are left.
+    """The same images, with masks for labels.
 
     The masks of an image depend on its seed, as its augmentations do: they are others each epoch in training, and
     resuming is exact.
@@ -34,7 +59,7 @@ def masked_pipeline(pipeline: Pipeline, config: ViTConfig, block_size: int = 32,
         ratio: fraction of them.
 
     Returns:
-        Pipeline of {pixel_values: (B, S, S, C) float32, bool_masked_pos: (B, N) bool}.
+        Pipeline of (pixel_values (B, S, S, C) float32, bool_masked_pos (B, N) bool).
 
     Raises:
         ValueError: if image, blocks and patches do not fit, see `block_masks`.
@@ -47,15 +72,19 @@ def masked_pipeline(pipeline: Pipeline, config: ViTConfig, block_size: int = 32,
 
     @tf.function(autograph=False)
     def finish_masked(batch):
-        masks = block_masks(batch["seeds"], size, patch, block_size, ratio)
-        return {"pixel_values": finish(batch)[0], "bool_masked_pos": masks}
+        return finish(batch)[0], block_masks(batch["seeds"], size, patch, block_size, ratio)
 
     masked.finish = finish_masked
     return masked
 
 
+def as_inputs(pixel_values, bool_masked_pos) -> dict:
+    """A batch as the models and `fit` take it: `pipeline.dataset().map(as_inputs)`."""
+    return {"pixel_values": pixel_values, "bool_masked_pos": bool_masked_pos}
+
+
 def reconstruction_grid(
-    model,
+    model: keras.Model,
     pixel_values: np.ndarray,
     bool_masked_pos: np.ndarray,
     mean: Sequence[float] = IMAGENET_MEAN,
@@ -73,7 +102,7 @@ def reconstruction_grid(
     Returns:
         An RGB image, with two examples in a row.
     """
-    inputs = {"pixel_values": np.asarray(pixel_values), "bool_masked_pos": np.asarray(bool_masked_pos)}
+    inputs = as_inputs(np.asarray(pixel_values), np.asarray(bool_masked_pos))
     outputs = model.predict_on_batch(inputs)
     patch, size = model.config.patch_hw[0], inputs["pixel_values"].shape[1]
     grid = inputs["bool_masked_pos"].reshape(-1, size // patch, size // patch)
