@@ -311,7 +311,7 @@ def progress(total: int, action: str = "classifying", done: int = 0):
 
     def advance(count: int):
         new = bar.tasks[0].completed + count - done
-        bar.update(task, advance=count, rate=f"{new / (time.monotonic() - start):.0f}/s")
+        bar.update(task, advance=count, rate=f"{new / max(time.monotonic() - start, 1e-9):.0f}/s")
         if time.monotonic() - start > PATIENCE and not bar.live.is_started:
             bar.start()
 
