@@ -126,8 +126,11 @@ def test_an_interrupted_evaluation_goes_on(model_dir, photos, tmp_path, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(evaluate_command.Stopwatch, "update", interrupt)
+        patch.setattr(evaluate_command, "SAVE_SECONDS", -1)
         run(*common, tmp_path / "parts", status=130)
         run(*common, tmp_path / "parts", "--resume", status=130)
+    with np.load(tmp_path / "parts" / "state.npz") as arrays:
+        assert json.loads(str(arrays["about"]))["step"] == 2
     assert not (tmp_path / "parts" / "evaluation.json").exists()
     for _ in range(2):  # what is finished stays
         run(*common, tmp_path / "parts", "--resume", status=1)
@@ -156,9 +159,10 @@ def test_another_evaluation_is_not_gone_on_with(model_dir, photos, tmp_path, cap
     assert "data 24 images" in capsys.readouterr().err
     run(*common, tmp_path / "parts", status=2)
     assert "Expected a new or empty directory" in capsys.readouterr().err
-    (tmp_path / "parts" / "state.npz").write_text("damaged")
-    run(*common, tmp_path / "parts", "--resume", status=2)
-    assert "Expected the state of an evaluation" in capsys.readouterr().err
+    for content in (b"", b"damaged", (tmp_path / "parts" / "state.npz").read_bytes()[:-30]):
+        (tmp_path / "parts" / "state.npz").write_bytes(content)
+        run(*common, tmp_path / "parts", "--resume", status=2)
+        assert "Expected the state of an evaluation" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -65,8 +65,8 @@ def measure(args: argparse.Namespace) -> int:
 
         try:
             evaluation = evaluate(model, pipeline, on_batch, args.head, run.start)
-        finally:
             run.save()
+        finally:
             for _, name, reason in run.failures:
                 print(f"tfdeit evaluate: {name}: {reason}", file=sys.stderr)
     report = {
@@ -134,7 +134,10 @@ class Run:
         return sorted((self._found | {failure.index: tuple(failure) for failure in self.pipeline.failures}).values())
 
     def update(self, evaluation, step: int):
-        """Notes what is done; saves it if the last time is long ago."""
+        """Notes what is done; saves it if the last time is long ago.
+
+        Nothing is saved at an interrupt: it may come in the middle of a batch, half of which is counted.
+        """
         self.start = evaluation, step
         if time.monotonic() - self._saved > SAVE_SECONDS:
             self.save()
@@ -160,10 +163,10 @@ class Run:
         from tfdeit.evaluation import Evaluation
 
         try:
-            with np.load(self.path, allow_pickle=False) as arrays:
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 values = dict(arrays)
                 about = json.loads(str(values.pop("about")))
-        except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        except (EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(
                 f"Expected the state of an evaluation. Received: {self.path}, damaged ({error})."
             ) from None

@@ -43,6 +43,8 @@ class MaskedImages:
         for pixel_values, masks in pipeline.dataset():
             loss = model.predict_on_batch(as_inputs(pixel_values, masks)).loss[0]
             total, count = total + float(loss) * len(masks), count + len(masks)
+        if not count:
+            raise ValueError(f"Expected at least one image that can be read. Received: none of {len(pipeline.source)}")
         return {"loss": total / count}
 
 
