@@ -1,1 +1,1 @@
-"""Training: recipes, losses, optimizers, loops, and masked image modelling."""
+"""Training: recipes, losses, optimizers, the training step, checkpoints, and the loop around them."""
