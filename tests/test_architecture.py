@@ -8,16 +8,16 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "tfdeit"
 ROWS = [
-    {"config", "images", "labels", "protocols", "resample"},
+    {"charts", "config", "images", "labels", "protocols", "resample"},
     {"attention_maps", "layers", "outputs", "zoo"},
     {"checkpoint"},
     {"backbone", "processor_config"},
     {"models", "processing"},
     {"data", "inference", "parity"},
-    {"serving"},
+    {"evaluation", "serving", "training"},
     {"exports"},
     {"commands", "server"},
-    {"export_commands", "serve_command"},
+    {"evaluate_command", "export_commands", "serve_command"},
     {"cli"},
 ]
 ROW_OF = {module: number for number, row in enumerate(ROWS) for module in row}
@@ -58,6 +58,6 @@ def test_imports_follow_the_rows(path):
 
 
 def test_the_command_line_imports_nothing_heavy():
-    for module in ("cli", "commands", "export_commands", "serve_command"):
+    for module in ("cli", "commands", "evaluate_command", "export_commands", "serve_command"):
         at_start = {name.split(".")[0] for name, at_import in imports(PACKAGE / f"{module}.py") if at_import}
         assert at_start <= sys.stdlib_module_names | {"tfdeit"}

@@ -1,7 +1,11 @@
-"""The names of the classes that published checkpoints know."""
+"""The names of the classes that published checkpoints know, and those of a data set among them."""
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+
+_SHOWN = 20  # names in a message
 
 
 @cache
@@ -14,3 +18,72 @@ def imagenet_classes() -> dict[str, str]:
 def imagenet_id2label() -> dict[int, str]:
     """Returns class index -> name, for `id2label` of a config."""
     return dict(enumerate(imagenet_classes().values()))
+
+
+def match_classes(names: Sequence[str], id2label: Mapping[int, str]) -> tuple[list[int], str | None]:
+    """Finds the classes of a data set among those of a model.
+
+    A name is a label, an ImageNet synset (n01440764) where the model knows ImageNet, one of the words of a label
+    (`tench` of "tench, Tinca tinca"), or the index of a class, in this order; what stands for several classes stands
+    for none. Case does not matter, and `_` is a space. Where there are as many names as labels, and those that are
+    found are in the same order, all are taken to be.
+
+    Args:
+        names: of the classes of the data set, in their order.
+        id2label: class index -> name, of the model.
+
+    Returns:
+        The index of each name, and a note if the order had to tell.
+
+    Raises:
+        ValueError: listing the names that stand for no class.
+    """
+    index_of = _indices(id2label)
+    found = [index_of.get(_plain(name)) for name in names]
+    unknown = [place for place, index in enumerate(found) if index is None]
+    if not unknown:
+        return found, None
+    if len(names) == len(id2label) and all(index in (None, place) for place, index in enumerate(found)):
+        pairs = [f"{names[i]} = {id2label[i]}" for i in unknown[:_SHOWN]]
+        return list(range(len(names))), (
+            f"{len(unknown)} classes of the data have other names than the model's, and are taken for them in order: "
+            f"{_listed(pairs, len(unknown))}"
+        )
+    known = _listed([*map(repr, id2label.values())][:_SHOWN], len(id2label))
+    raise ValueError(
+        f"Expected classes of the model: {known}. Received: {len(unknown)} of {len(names)} classes that are none: "
+        f"{_listed([repr(names[i]) for i in unknown[:_SHOWN]], len(unknown))}. Rename them, or leave them out."
+    )
+
+
+def _indices(id2label):
+    """All that stands for one class -> its index."""
+    labels = {index: _plain(label) for index, label in id2label.items()}
+    tiers = [
+        [(label, index) for index, label in labels.items()],
+        [(synset, index) for index, synset in enumerate(imagenet_classes())] if _knows_imagenet(id2label) else [],
+        [(word, index) for index, label in labels.items() for word in dict.fromkeys(label.split(", "))],
+        [(str(index), index) for index in labels],
+    ]
+    index_of = {}
+    for tier in tiers:
+        counts = Counter(name for name, _ in tier)
+        index_of = {name: index for name, index in tier if counts[name] == 1} | index_of
+    return index_of
+
+
+def _knows_imagenet(id2label):
+    """Whether the labels are ImageNet's, but for some spelling; or there are as many, and none has a name."""
+    words = imagenet_id2label()
+    if len(id2label) != len(words):
+        return False
+    unnamed = all(label == f"LABEL_{index}" for index, label in id2label.items())
+    return unnamed or sum(words[index] == label for index, label in id2label.items()) > 0.9 * len(words)
+
+
+def _plain(name):
+    return name.replace("_", " ").strip().casefold()
+
+
+def _listed(shown, count):
+    return ", ".join(shown) + (f" and {count - len(shown)} more" if count > len(shown) else "")

@@ -2,15 +2,16 @@
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageOps
 
+from tfdeit.charts import image_grid
 from tfdeit.data import augment, geometry, masks, mix, ops
 from tfdeit.data.draws import derived_seeds
 from tfdeit.data.randaugment import OPERATIONS, RandAugment
-from tfdeit.data.recipe import RECIPES, Recipe, train_augmentation
+from tfdeit.data.recipe import RECIPES, Recipe, to_levels, train_augmentation
 from tfdeit.images import decode_image
 
-COLUMNS, GAP, LABEL = 8, 10, 22  # tiles in a row; pixels between tiles, and for the line below each
+COLUMNS = 8  # tiles in a row
 FORMATS = {"Rotate": "{:+.0f}°", "ShearX": "{:+.2f}", "ShearY": "{:+.2f}", "TranslateXRel": "{:+.0%}"}
 FORMATS |= {"TranslateYRel": "{:+.0%}", "PosterizeIncreasing": "to {:.0f}-bit", "Posterize": "to {:.0f}-bit"}
 WHOLE = {"Solarize", "SolarizeIncreasing", "SolarizeAdd"}
@@ -50,7 +51,7 @@ def augmentation_grid(paths, config: str, size: int = 224, seed: int = 0) -> Ima
         sections.append((title, _samples(originals[0], recipe, size, seeds)))
     if len(squares) == 2:
         sections.append(("Mixup and CutMix, each image with its partner", _mixtures(squares, seeds)))
-    return _draw(sections, size)
+    return image_grid(sections, size, COLUMNS)
 
 
 def _operations(randaugment, square):
@@ -82,7 +83,7 @@ def _others(original, square, seeds):
     yield "blur 2.0 (3-Augment)", ops.gaussian_blur(image, 2.0)
     normal = (tf.cast(image, tf.float32) / 255 - RECIPES["deit"].mean) / RECIPES["deit"].std
     for mode in ("pixel", "rand", "const"):
-        yield f"erasing, {mode}", _levels(augment.RandomErasing(1.0, mode)(normal[None], one)[0])
+        yield f"erasing, {mode}", to_levels(augment.RandomErasing(1.0, mode)(normal[None], one)[0].numpy())
     if len(square) % 32 == 0:
         side = len(square) // 16
         mask = masks.block_masks(one, len(square), 16).numpy().reshape(side, side).repeat(16, 0).repeat(16, 1)
@@ -94,7 +95,9 @@ def _samples(original, recipe, size, seeds):
         [original.height] * COLUMNS, [original.width] * COLUMNS, seeds, recipe.scale, recipe.ratio
     )
     crops = np.stack([_crop(original, box, size) for box in boxes.numpy()])
-    return [(f"sample {i}", _levels(image)) for i, image in enumerate(train_augmentation(recipe)(crops, seeds), 1)]
+    return [
+        (f"sample {i}", to_levels(image.numpy())) for i, image in enumerate(train_augmentation(recipe)(crops, seeds), 1)
+    ]
 
 
 def _mixtures(squares, seeds):
@@ -110,28 +113,3 @@ def _mixtures(squares, seeds):
 def _crop(original, box, size):
     top, left, height, width = box.tolist()
     return np.asarray(original.resize((size, size), Image.BICUBIC, (left, top, left + width, top + height)))
-
-
-def _levels(normal):
-    """Back from DeiT's normalisation to uint8."""
-    return tf.cast(
-        tf.clip_by_value((normal * RECIPES["deit"].std + RECIPES["deit"].mean) * 255 + 0.5, 0, 255), tf.uint8
-    )
-
-
-def _draw(sections, size):
-    sections = [(title, list(tiles)) for title, tiles in sections]
-    step, font, bold = size + GAP, ImageFont.load_default(13), ImageFont.load_default(18)
-    rows = sum(-(-len(tiles) // COLUMNS) for _, tiles in sections)
-    height = rows * (step + LABEL) + len(sections) * 40 + GAP
-    page = Image.new("RGB", (COLUMNS * step + GAP, height), "white")
-    draw, top = ImageDraw.Draw(page), GAP
-    for title, tiles in sections:
-        draw.text((GAP, top + 6), title, "black", bold)
-        top += 40
-        for index, (label, pixels) in enumerate(tiles):
-            x, y = GAP + index % COLUMNS * step, top + index // COLUMNS * (step + LABEL)
-            page.paste(Image.fromarray(np.asarray(pixels)), (x, y))
-            draw.text((x, y + size + 2), label, "black", font)
-        top += -(-len(tiles) // COLUMNS) * (step + LABEL)
-    return page

@@ -185,7 +185,7 @@ class Pipeline:
 
         Returns:
             Dataset of dictionaries: values (B, ...), a tuple, with the uint8 images first; labels (B,) int32; seeds
-            (B, 2) int32, for each image; seed (2,) int32, for the batch.
+            (B, 2) int32, for each image; seed (2,) int32, for the batch; step () int64, its number.
         """
         last = np.iinfo("int64").max // self.batch_size if self._mode.endless else self.steps_per_epoch
         if not 0 <= step <= last or (steps or 0) < 0:
@@ -204,7 +204,8 @@ class Pipeline:
         *values, labels, seeds = (
             tf.ensure_shape(array, [size, *spec.shape]) for array, spec in zip(arrays, specs, strict=False)
         )
-        return {"values": tuple(values), "labels": labels, "seeds": seeds, "seed": tf.ensure_shape(arrays[-1], [2])}
+        seed = tf.ensure_shape(arrays[-1], [2])
+        return {"values": tuple(values), "labels": labels, "seeds": seeds, "seed": seed, "step": number}
 
     def _load(self, number):
         """Batch `number`: values, labels, seeds, and the seed of the batch."""
