@@ -161,6 +161,14 @@ class Pipeline:
         with self._lock:
             return sorted(self._failures.values())
 
+    def names(self, step: int) -> list[str]:
+        """Returns what the samples of batch number `step` are called, in order."""
+        start = step * self.batch_size
+        end = start + self.batch_size
+        if not self._mode.endless:
+            end = min(end, self.order.length(len(self.source)))
+        return [self.source.name(self._locate(place)[1]) for place in range(start, end)]
+
     def write_failures(self, path: str | os.PathLike) -> int:
         """Writes `failures` as JSON lines of index, name and reason; returns how many there are."""
         failures = self.failures

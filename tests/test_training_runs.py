@@ -1,0 +1,172 @@
+"""Whole runs of `tfdeit train` as subprocesses: killed, resumed, stopped, diverged, and shared among workers."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+import tfdeit
+from tfdeit.config import DeiTConfig
+from tfdeit.models import TFDeiTForImageClassificationWithTeacher
+from tfdeit.processing import protocol_processor
+
+KILLS = int(os.environ.get("TFDEIT_KILLS", "3"))  # how often to kill, in each test of that
+QUIET = {"auto_augment": "none", "mixup": 0, "cutmix": 0, "reprob": 0, "drop_path": 0, "repeats": 1, "ema": 0.9}
+QUIET |= {"epochs": 6, "batch_size": 4, "lr": 1e-3, "lr_batch": 0, "clip": 1.0, "jit": "false"}
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Dark and bright images: 24 to train on, 6 to evaluate on."""
+    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for label, name in enumerate(("dark", "bright")):
+        (folder / name).mkdir()
+        for i in range(15):
+            pixels = rng.integers(128 * label, 128 * label + 128, (40, 48, 3), "uint8")
+            Image.fromarray(pixels).save(folder / name / f"{i:02}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A random micro DeiT, with both heads."""
+    folder = tmp_path_factory.mktemp("model")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = DeiTConfig(**sizes, image_size=32, patch_size=8, encoder_stride=8, id2label=["bright", "dark"])
+    TFDeiTForImageClassificationWithTeacher(config).save_pretrained(folder)
+    protocol_processor("fb", 32).save_pretrained(folder)
+    return folder
+
+
+def start(photos, model, out, *options, env=None, recipe="finetune", **fields):
+    settings = [f"--set={name}={value}" for name, value in (QUIET | fields).items()]
+    command = [sys.executable, "-m", "tfdeit.cli", "train", "--recipe", recipe, "--data", photos, "--model", model]
+    return subprocess.Popen(
+        [*command, "--out", out, *settings, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **(env or {})},
+    )
+
+
+def finish(process, status=0):
+    output, _ = process.communicate(timeout=900)
+    assert process.returncode == status, output
+    return output
+
+
+def wait_for_step(process, out, step):
+    """Waits until the checkpoint of a step, or a later one, is there."""
+    while process.poll() is None:
+        if max((int(path.stem[5:]) for path in out.glob("checkpoints/step-*")), default=0) >= step:
+            return
+        time.sleep(0.005)
+    raise AssertionError(process.communicate()[0])
+
+
+def largest_difference(one, other):
+    names = ("model", "model_ema")
+    one, other = ({name: load_file(run / name / "model.safetensors") for name in names} for run in (one, other))
+    return max(np.abs(one[name][key] - other[name][key]).max() for name in names for key in one[name])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(photos, model, tmp_path_factory):
+    """A run to the end, in whose random draws everything takes part."""
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+    finish(start(photos, model, out, **NOISY))
+    return out
+
+
+NOISY = {"auto_augment": "rand-m6-mstd0.5-inc1", "mixup": 0.8, "cutmix": 1.0, "drop_path": 0.2, "dropout": 0.1}
+NOISY |= {"save_every": 1, "accumulation": 2}
+
+
+def test_a_killed_run_ends_with_the_same_weights(photos, model, undisturbed, tmp_path):
+    out, chance = tmp_path / "killed", random.Random(0)
+    for kill in range(KILLS):
+        process = start(photos, model, out, "--resume", **NOISY)
+        wait_for_step(process, out, chance.randint(1 + 30 * kill // KILLS, 1 + 30 * (kill + 1) // KILLS))
+        time.sleep(chance.random() * 0.1)
+        process.kill()
+        process.communicate()
+        for path in out.glob("checkpoints/step-*"):
+            load_file(path)  # complete
+    assert not (out / "model").exists()
+    finish(start(photos, model, out, "--resume", **NOISY))
+    assert largest_difference(out, undisturbed) == 0
+    assert (out / "history.csv").read_text() == (undisturbed / "history.csv").read_text()
+    assert not list(out.glob("checkpoints/.saving-*"))
+
+
+def test_sigterm_saves_and_exits(photos, model, undisturbed, tmp_path):
+    out = tmp_path / "stopped"
+    process = start(photos, model, out, **{**NOISY, "save_every": 2})
+    wait_for_step(process, out, 2)
+    process.send_signal(signal.SIGTERM)
+    assert "go on with" in finish(process)
+    assert not (out / "model").exists()
+    settings = json.loads((out / "arguments.json").read_text())
+    assert settings["model"] == str(model)
+    command = [sys.executable, "-m", "tfdeit.cli", "train", "--out", out, "--resume"]  # the rest is known
+    subprocess.run(command, check=True, capture_output=True)
+    assert largest_difference(out, undisturbed) == 0
+    classifier = tfdeit.TFAutoModelForImageClassification.from_pretrained(out / "model_ema")
+    assert classifier.config.id2label == {0: "bright", 1: "dark"}
+
+
+def test_a_loss_that_is_not_finite_stops(photos, model, tmp_path):
+    out = tmp_path / "diverged"
+    output = finish(start(photos, model, out, lr=1e30, clip=0, warmup_epochs=1.5, warmup_lr=0), status=1)
+    assert "Expected a finite loss. Received: nan at step" in output
+    assert output.count(".png") == 4
+    assert "The last good checkpoint: " in output
+    assert not (out / "model").exists()
+
+
+def free_ports(count):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def start_workers(photos, model, out, *options, **fields):
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
+    tasks = [{"cluster": cluster, "task": {"type": "worker", "index": index}} for index in range(2)]
+    return [start(photos, model, out, *options, env={"TF_CONFIG": json.dumps(t)}, **fields) for t in tasks]
+
+
+def test_two_workers_are_one(photos, model, tmp_path):
+    """Also after one of them was killed, and both were started again."""
+    fields = {"save_every": 1, "optimizer": "sgd", "weight_decay": 0}
+    finish(start(photos, model, tmp_path / "one", **fields))
+    for worker in start_workers(photos, model, tmp_path / "two", **fields):
+        finish(worker)
+    assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-6
+
+    out = tmp_path / "killed"
+    workers = start_workers(photos, model, out, **fields)
+    wait_for_step(workers[0], out, 11)
+    workers[1].kill()
+    workers[1].communicate()
+    try:
+        workers[0].communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        workers[0].kill()
+        workers[0].communicate()
+    for worker in start_workers(photos, model, out, "--resume", **fields):
+        finish(worker)
+    assert largest_difference(tmp_path / "one", out) < 1e-6

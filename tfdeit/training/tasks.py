@@ -1,0 +1,107 @@
+"""What a batch teaches: a task decides its targets, the loss of a student on them, and the figures of an evaluation.
+
+A task has
+    figures: names of what `loss` and `evaluate` return, "loss" first;
+    best: the figure of an evaluation that tells the best checkpoint, and whether it is the larger;
+    targets(pixel_values, labels): any structure of tensors (B, ...), made outside of the compiled step;
+    loss(student, pixel_values, targets, training): the loss, scaled for tf.distribute, and the other figures, means
+        over B;
+    evaluate(model, pipeline, on_batch): the figures, as floats.
+"""
+
+import keras
+import tensorflow as tf
+
+from tfdeit.backbone import PretrainedModel
+from tfdeit.data.loading import Pipeline
+from tfdeit.evaluation import evaluate
+from tfdeit.training.losses import DistillationLoss, PresentCrossEntropy, SoftCrossEntropy
+from tfdeit.training.recipe import TrainRecipe
+from tfdeit.training.teacher import Teacher
+
+LOSSES = {"cross_entropy": SoftCrossEntropy, "binary_cross_entropy": PresentCrossEntropy}
+
+
+class Classification:
+    """Learns labels, and with a teacher its answers, which teach the distillation head where there is one.
+
+    Without a teacher, a student with two heads is trained on the mean of their logits.
+
+    Args:
+        loss: of label distributions (B, C) and logits (B, C).
+        distillation: of pairs, see `DistillationLoss`; None without a teacher.
+        teacher: prepared for the student.
+    """
+
+    figures = ("loss", "accuracy")
+    best = ("accuracy", True)
+
+    def __init__(
+        self,
+        loss: keras.losses.Loss,
+        distillation: DistillationLoss | None = None,
+        teacher: Teacher | None = None,
+    ):
+        if (distillation is None) != (teacher is None):
+            raise ValueError(f"Expected distillation and teacher together. Received: {distillation}, {teacher}")
+        self.of_labels, self.distillation, self.teacher = loss, distillation, teacher
+
+    def targets(self, pixel_values, labels):
+        """Returns labels (B, C) or (B,); with a teacher, and its logits (B, C)."""
+        return (labels, self.teacher(pixel_values)) if self.teacher else labels
+
+    def loss(self, student, pixel_values, targets, training=True):
+        """Returns the loss, and the accuracy: how often the most probable class has the largest share of the label."""
+        outputs = student(pixel_values, training=training)
+        labels = targets[0] if self.teacher else targets
+        if len(labels.shape) == 1:
+            labels = tf.one_hot(labels, outputs.logits.shape[-1])
+        if self.teacher:
+            cls_logits = getattr(outputs, "cls_logits", outputs.logits)
+            distillation_logits = getattr(outputs, "distillation_logits", outputs.logits)
+            loss = self.distillation((labels, targets[1]), (cls_logits, distillation_logits))
+        else:
+            loss = self.of_labels(labels, outputs.logits)
+        right = tf.argmax(outputs.logits, axis=-1) == tf.argmax(labels, axis=-1)
+        return loss, {"accuracy": tf.reduce_mean(tf.cast(right, tf.float32))}
+
+    def evaluate(self, model: keras.Model, pipeline: Pipeline, on_batch=None) -> dict[str, float]:
+        """Returns cross-entropy and top-1 accuracy; see `tfdeit.evaluation.evaluate`."""
+        evaluation = evaluate(model, pipeline, on_batch)
+        return {"loss": evaluation.loss, "accuracy": evaluation.top1}
+
+
+def classification(recipe: TrainRecipe, student: PretrainedModel, teacher: Teacher | None = None) -> Classification:
+    """Returns the task of a recipe.
+
+    Args:
+        recipe: the recipe.
+        student: the model that is trained.
+        teacher: is fitted to the student; needed if and only if the recipe distils.
+
+    Raises:
+        ValueError: for a teacher that is missing, or does not fit, or a student without distillation token.
+    """
+    loss = LOSSES[recipe.loss]()
+    if recipe.distillation == "none":
+        if teacher:
+            raise ValueError(
+                "Expected a recipe that distils, for there is a teacher. Received: distillation='none'. Set "
+                "distillation=hard or soft, or leave the teacher out."
+            )
+        return Classification(loss)
+    if teacher is None:
+        raise ValueError(
+            f"Expected a teacher, for the recipe distils. Received: distillation={recipe.distillation!r}, and none. "
+            "Give one, or set distillation=none."
+        )
+    if recipe.heads == "both" and not hasattr(student, "distillation_classifier"):
+        raise ValueError(
+            f"Expected a student with a distillation token, to learn from a teacher. Received: "
+            f"{type(student).__name__}. Take a distilled DeiT (deit_tiny_distilled_patch16_224, ...), or set "
+            "heads=class to teach the class token."
+        )
+    config = student.config
+    teacher.prepare(list(config.id2label.values()), config.image_hw, recipe.mean, recipe.std)
+    kind, alpha, tau = recipe.distillation, recipe.distillation_alpha, recipe.distillation_tau
+    return Classification(loss, DistillationLoss(loss, kind, alpha, tau), teacher)

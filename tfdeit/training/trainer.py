@@ -1,0 +1,210 @@
+"""The loop of training: steps, checkpoints, evaluations, and an orderly end, on one device or many."""
+
+import collections
+import contextlib
+import csv
+import dataclasses
+import math
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tfdeit.charts import line_chart
+from tfdeit.checkpoint.files import named_variables
+from tfdeit.checkpoint.writers import complete_file
+from tfdeit.data.loading import Pipeline
+from tfdeit.training.checkpoints import Checkpoints
+from tfdeit.training.display import Display
+from tfdeit.training.learner import Learner
+from tfdeit.training.recipe import TrainRecipe
+from tfdeit.training.workers import Workers
+
+LAG = 2  # steps that are begun before the figures of one are read: the device never waits for the host
+
+
+class Diverged(RuntimeError):
+    """The loss is no longer finite."""
+
+
+@dataclasses.dataclass
+class State:
+    """What a trainer counts, kept in checkpoints.
+
+    Attributes:
+        step: how many steps have been done.
+        sums: of the figures, over the steps of this epoch.
+        history: the figures of each epoch.
+        best: step and value of the best evaluation.
+    """
+
+    step: int = 0
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    best: dict[str, Any] | None = None
+
+
+class Trainer:
+    """Trains a learner, and keeps a record in a directory: checkpoints/, tensorboard/, history.csv, curves.png.
+
+    What it does depends on the step only: a run that is killed and resumed ends with the same weights.
+
+    Args:
+        learner: compiled; under a strategy, in its scope.
+        recipe: epochs, seed, and when to save.
+        train: endless batches, those of this worker.
+        validation: all images to evaluate on, after each epoch; None for no evaluation.
+        directory: of the run.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        recipe: TrainRecipe,
+        train: Pipeline,
+        validation: Pipeline | None,
+        directory: str | os.PathLike,
+    ):
+        self.learner, self.recipe, self.train, self.validation = learner, recipe, train, validation
+        self.directory, self.workers = Path(directory), Workers(learner.distribute_strategy)
+        self.checkpoints = Checkpoints(self.directory / "checkpoints", recipe.keep)
+        self.state, self.pending, self.stopping = State(), collections.deque(), False
+        self.total = recipe.epochs * train.steps_per_epoch
+        # A model of its own to evaluate and to save: raw or averaged weights, outside of any strategy.
+        self.model = type(learner.student).from_config(learner.student.get_config())
+        self.model.compile(jit_compile=False)  # a smaller last batch is not worth another compilation
+
+    def fit(self) -> bool:
+        """Trains from the last checkpoint, if there is one, to the end.
+
+        Returns:
+            Whether the end was reached; False after SIGTERM or SIGINT, with a checkpoint of the last step.
+
+        Raises:
+            Diverged: if the loss is not finite; nothing is saved after that.
+        """
+        if self.workers.chief:
+            self.checkpoints.remove_unfinished()
+        if steps := self.checkpoints.steps():
+            self.state = State(**self.checkpoints.restore(self.learner, steps[-1]))
+        self.workers.part_seeds(self.learner.student)
+        step = self.workers.distributed(self.learner)
+        state, per_epoch = self.state, self.train.steps_per_epoch
+        with self._signals(), Display(self, self.workers.chief) as self.display:
+            batches = iter(self.train.dataset(state.step))
+            while state.step < self.total and not self.stopping:
+                figures = step(next(batches), self.signalled)
+                state.step += 1
+                self.pending.append((state.step, figures))
+                self._read(LAG)
+                if state.step % per_epoch == 0:
+                    self._end_epoch()
+                elif self.recipe.save_every and state.step % self.recipe.save_every == 0:
+                    self.save()
+            if state.step % per_epoch:
+                self.save()
+        return state.step == self.total
+
+    def save(self):
+        """Writes a checkpoint of the last step."""
+        self._read(0)
+        if self.workers.chief:
+            best = self.state.best and self.state.best["step"]
+            self.checkpoints.save(self.learner, self.state.step, dataclasses.asdict(self.state), best)
+
+    def weights(self, averaged: bool):
+        """Returns the model with the weights as they are, or averaged."""
+        own, learner = named_variables(self.model), self.learner
+        variables = named_variables(learner.student)
+        trained = [name for name, variable in variables.items() if variable.trainable]
+        averages = dict(zip(trained, learner.averages, strict=True)) if averaged else {}
+        for name, variable in own.items():
+            variable.assign(averages.get(name, variables[name]).numpy())
+        return self.model
+
+    def _end_epoch(self):
+        self._read(0)
+        state, count = self.state, self.train.steps_per_epoch
+        row = {"epoch": state.step // count, "step": state.step}
+        row |= {name: total / count for name, total in state.sums.items()}
+        state.sums = {}
+        if self.workers.chief:
+            row |= self._evaluate()
+            state.history.append(row)
+            self._choose_best(row)
+            self.display.epoch(row)
+            write_history(self.directory, state.history)
+        self.save()
+
+    def _evaluate(self) -> dict[str, float]:
+        if self.validation is None:
+            return {}
+        kinds = {"val": False, "ema_val": True} if self.learner.averages else {"val": False}
+        row = {}
+        for prefix, averaged in kinds.items():
+            figures = self.learner.task.evaluate(self.weights(averaged), self.validation)
+            row |= {f"{prefix}_{name}": value for name, value in figures.items()}
+        return row
+
+    def _choose_best(self, row):
+        name, larger = self.learner.task.best
+        values = [row[key] for key in (f"val_{name}", f"ema_val_{name}") if key in row]
+        if not values:
+            return
+        value = max(values) if larger else min(values)
+        best = self.state.best
+        if best is None or (value > best["value"] if larger else value < best["value"]):
+            self.state.best = {"step": row["step"], "value": value}
+
+    def _read(self, lag: int):
+        """Takes note of the figures of all steps but the last `lag`."""
+        while len(self.pending) > lag:
+            step, figures = self.pending.popleft()
+            values = {name: float(value) for name, value in figures.items()}
+            # All workers read this at the same step, so they stop after the same step.
+            self.stopping |= bool(values.pop("stop"))
+            if not math.isfinite(values["loss"]):
+                self._diverge(step, values["loss"])
+            for name, value in values.items():
+                self.state.sums[name] = self.state.sums.get(name, 0.0) + value
+            self.display.step(step, values)
+
+    def _diverge(self, step: int, loss: float):
+        saved = self.checkpoints.steps()
+        good = self.checkpoints.path(saved[-1]) if saved else "none"
+        raise Diverged(
+            f"Expected a finite loss. Received: {loss} at step {step} of {self.total}. The images of its batch: "
+            f"{', '.join(self.train.names(step - 1))}. The last good checkpoint: {good}. Lower the learning rate, or "
+            "clip the gradient (clip=1)."
+        )
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Lets SIGTERM and SIGINT end training after the step."""
+        self.signalled, kept = False, {}
+
+        def stop(number, frame):
+            self.signalled = True
+
+        if threading.current_thread() is threading.main_thread():
+            kept = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in kept.items():
+                signal.signal(number, handler)
+
+
+def write_history(directory: Path, history: list[dict[str, Any]]):
+    """Writes history.csv and curves.png."""
+    with complete_file(directory / "history.csv") as file, open(file, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(history[-1]), restval="", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(history)
+    name = "accuracy" if "accuracy" in history[-1] else "loss"
+    keys = [key for key in history[-1] if key.endswith(name)]
+    series = {key: [(row["epoch"], row[key]) for row in history if key in row] for key in keys}
+    with complete_file(directory / "curves.png") as file:
+        line_chart(series, directory.name, "epoch", name).save(file)

@@ -1,0 +1,98 @@
+"""The processes and devices that share a run, by way of `tf.distribute`."""
+
+import json
+import os
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from tfdeit.training.learner import Learner
+
+
+def choose_strategy() -> tf.distribute.Strategy:
+    """Returns MultiWorkerMirroredStrategy where TF_CONFIG names workers, MirroredStrategy for several GPUs, or none.
+
+    To be called before TensorFlow computes anything.
+
+    Raises:
+        ValueError: if TF_CONFIG is not what TensorFlow reads.
+    """
+    text = os.environ.get("TF_CONFIG")
+    if text:
+        try:
+            config = json.loads(text)
+            many = len(config["cluster"]["worker"]) + len(config["cluster"].get("chief", [])) > 1
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ValueError(
+                'Expected TF_CONFIG to be {"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", '
+                f'"index": 0}}}}. Received: {text!r}'
+            ) from error
+        if many:
+            return tf.distribute.MultiWorkerMirroredStrategy()
+    if len(tf.config.list_logical_devices("GPU")) > 1:
+        return tf.distribute.MirroredStrategy()
+    return tf.distribute.get_strategy()
+
+
+class Workers:
+    """What a process is among those of a strategy.
+
+    Args:
+        strategy: the strategy.
+
+    Attributes:
+        count: how many processes there are.
+        rank: the number of this one.
+        chief: whether it evaluates and writes for all.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy):
+        self.strategy, self.count, self.rank = strategy, 1, 0
+        resolver = strategy.cluster_resolver
+        if resolver and resolver.task_type:
+            cluster = resolver.cluster_spec().as_dict()
+            before = len(cluster.get("chief", [])) if resolver.task_type == "worker" else 0
+            self.count, self.rank = sum(map(len, cluster.values())), before + resolver.task_id
+        self.chief = self.rank == 0
+        self.devices = strategy.num_replicas_in_sync // self.count
+
+    def part_seeds(self, model: keras.Model):
+        """Gives the workers other random numbers than the chief, whose states are in the checkpoints."""
+        weights = {id(variable) for variable in model.weights}
+        for variable in model.variables:
+            if id(variable) not in weights and self.rank:
+                variable.assign(keras.ops.add(variable, [self.rank, 0]))
+
+    def distributed(self, learner: Learner) -> Callable:
+        """Returns the step of all workers: (batch of this worker, whether to stop) -> figures, and "stop" of any."""
+        strategy = self.strategy
+        if strategy.num_replicas_in_sync == 1:
+            return lambda batch, stop: {**learner.step(*batch), "stop": stop}
+
+        def step(pixel_values, labels, stop):
+            figures = {**learner.step(pixel_values, labels), "stop": stop}
+            names.extend(figures)
+            return tf.stack(list(figures.values()))
+
+        names = []
+
+        @tf.function(autograph=False)
+        def run(pixel_values, labels, stop):
+            values = strategy.run(step, (pixel_values, labels, stop))
+            return strategy.reduce(tf.distribute.ReduceOp.MEAN, values, axis=None)
+
+        def call(batch, stop):
+            means = tf.unstack(run(*map(self.split, batch), tf.constant(float(stop))))
+            return dict(zip(names, means, strict=False))
+
+        return call
+
+    def split(self, batch: tf.Tensor):
+        """Returns the parts of a batch of this worker, for its devices."""
+        if self.devices == 1:
+            return batch
+        parts = tf.split(batch, self.devices)
+        return self.strategy.experimental_distribute_values_from_function(
+            lambda context: parts[context.replica_id_in_sync_group % self.devices]
+        )
