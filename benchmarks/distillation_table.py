@@ -4,9 +4,11 @@
 
 `--data` is what `tfdeit train` takes, with images of 32x32 pixels, and `--teacher` any teacher of its classes. Four
 ways of training the same small network, `--seeds` times each: on the labels alone; with the teacher's probabilities
-(soft) or answers (hard) for the class token; and with its answers for a distillation token. Prints a JSON line for each way,
-and for each head of the students that have two: the mean of the accuracies on the images held out, and their standard
-deviation. RUN/curves.png shows the accuracy by epochs. A run that is interrupted goes on where it was.
+(soft) or answers (hard) for the class token; with its answers for a distillation token.
+
+Prints a JSON line for each way, and for each head of the students that have two: the mean of the accuracies on the
+images held out, and their standard deviation. RUN/curves.png shows the accuracy by epochs. A run that is interrupted
+goes on where it was.
 """
 
 import argparse

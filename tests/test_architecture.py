@@ -17,7 +17,7 @@ ROWS = [
     {"evaluation", "serving"},
     {"exports", "training"},
     {"commands", "server"},
-    {"evaluate_command", "export_commands", "serve_command", "train_command"},
+    {"attention_command", "evaluate_command", "export_commands", "serve_command", "train_command"},
     {"cli"},
 ]
 ROW_OF = {module: number for number, row in enumerate(ROWS) for module in row}

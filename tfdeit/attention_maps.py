@@ -1,25 +1,78 @@
 """Which patches an answer looked at, from the attention probabilities of all blocks."""
 
+import keras
+import numpy as np
 from keras import ops
 
 
-def attention_rollout(attentions, num_prefix_tokens: int):
-    """Follows attention from the class token to the patches through all blocks.
+def attention_rollout(attentions, num_prefix_tokens: int, token: int = 0, discard: float = 0.0):
+    """Follows attention from one of the first tokens to the patches through all blocks.
 
     Attention rollout (Abnar & Zuidema 2020, arXiv:2005.00928): heads are averaged, and the residual connection counts
-    as much as they do, `R = prod((mean(A) + I) / 2)`, the last block first. Only the class token's row is computed.
+    as much as they do, `R = prod((mean(A) + I) / 2)`, the last block first. Only the token's row is computed.
 
     Args:
         attentions: one array (B, heads, T, T) a block, first block first: `attentions` of a model's outputs.
         num_prefix_tokens: tokens before the patches, `config.num_prefix_tokens`.
+        token: which token asks: 0 is the class token, 1 the distillation token.
+        discard: the fraction of the T * T weights of each block, the smallest ones, that count as zero; each row is
+            divided by its sum again.
 
     Returns:
         (B, T - num_prefix_tokens) float32, the share of each patch, row by row of the grid. With the shares of the
         prefix tokens, they sum to 1.
+
+    Raises:
+        ValueError: for a token that there is not, or a fraction outside [0, 1).
     """
+    if not 0 <= token < num_prefix_tokens:
+        raise ValueError(f"Expected a token below {num_prefix_tokens}, the prefix tokens. Received: token={token}")
+    if not 0 <= discard < 1:
+        raise ValueError(f"Expected discard in [0, 1). Received: discard={discard}")
     batch, _, length, _ = ops.shape(attentions[0])
-    row = ops.broadcast_to(ops.one_hot([0], length), (batch, length))
+    row = ops.broadcast_to(ops.one_hot([token], length), (batch, length))
     for attention in reversed(attentions):
         mean = ops.mean(ops.cast(attention, "float32"), axis=1)  # (B, T, T)
-        row = (row + ops.matmul(row[:, None], mean)[:, 0]) / 2
+        if discard:
+            ordered = ops.sort(ops.reshape(mean, (batch, -1)))
+            least = ordered[:, int(discard * length * length)]
+            mean = ops.where(mean < least[:, None, None], 0.0, mean)
+            row = row / (1 + ops.sum(mean, axis=-1))
+        else:
+            row = row / 2
+        row = row + ops.matmul(row[:, None], mean)[:, 0]
     return row[:, num_prefix_tokens:]
+
+
+def attention_maps(model: keras.Model, pixel_values, block: int = -1, discard: float = 0.0) -> dict[str, np.ndarray]:
+    """Where a model looks: what its class token, and its distillation token, attend to.
+
+    Args:
+        model: any model of this library, of images of any size that it takes.
+        pixel_values: (B, H, W, C).
+        block: number of the block whose heads are shown, from 0; negative ones count from the last.
+        discard: see `attention_rollout`.
+
+    Returns:
+        Name -> (B, rows, columns) float32, on the grid of patches; each map is divided by its maximum. For each of
+        the tokens: "rollout" through all blocks; "mean" over the heads of the block; and "head 1", ...
+
+    Raises:
+        ValueError: for a block that there is not; and see `attention_rollout`.
+    """
+    config = model.config
+    depth, prefix, (rows, columns) = config.num_hidden_layers, config.num_prefix_tokens, config.grid
+    if not -depth <= block < depth:
+        raise ValueError(f"Expected a block from 0 to {depth - 1}, or from {-depth} to -1. Received: block={block}")
+    attentions = model(pixel_values, output_attentions=True).attentions
+    chosen = ops.convert_to_numpy(ops.cast(attentions[block], "float32"))
+    maps = {}
+    for token, name in enumerate(("class token", "distillation token")[:prefix]):
+        rollout = ops.convert_to_numpy(attention_rollout(attentions, prefix, token, discard))
+        heads = chosen[:, :, token, prefix:]  # (B, heads, N)
+        maps[f"{name}: rollout"] = rollout
+        maps[f"{name}: mean"] = heads.mean(axis=1)
+        maps |= {f"{name}: head {head + 1}": heads[:, head] for head in range(heads.shape[1])}
+    return {
+        name: (shares / shares.max(axis=1, keepdims=True)).reshape(-1, rows, columns) for name, shares in maps.items()
+    }

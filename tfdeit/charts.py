@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 GAP, LABEL, SECTION = 10, 22, 40  # pixels of a grid: between tiles, for the line below each, for a section's title
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito's, of 2008
+_HEAT = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))  # five of inferno's
 _BLUE, _GREY, _FAINT = (8, 48, 107), "#888888", "#e4e4e4"
 _SHARES = (0.01, 0.1, 0.25, 0.5, 1.0)  # in the legend of a heat map
 _SCALE = 2  # charts are drawn larger and reduced, for smooth lines
@@ -40,6 +41,39 @@ def image_grid(sections: Iterable, size: int, columns: int = 8) -> Image.Image:
             draw.text((x, y + size + 2), shortened(label, font, step), "black", font)
         top += -(-len(tiles) // columns) * (step + LABEL)
     return page
+
+
+def overlay(photo: np.ndarray, heat: np.ndarray, opacity: float = 0.6) -> np.ndarray:
+    """Lays a map over a photo, in the colours of `heat_bar`.
+
+    Args:
+        photo: (H, W, 3) uint8.
+        heat: (h, w) in [0, 1], enlarged to it (bicubic).
+        opacity: of the map.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    height, width = photo.shape[:2]
+    heat = np.asarray(Image.fromarray(heat.astype("float32")).resize((width, height), Image.Resampling.BICUBIC))
+    return np.rint(photo * (1 - opacity) + _heat_colours(heat) * opacity).astype("uint8")
+
+
+def heat_bar(size: int) -> np.ndarray:
+    """Draws the colours of `overlay`, with the values that they stand for: (size, size, 3) uint8."""
+    page = Image.new("RGB", (size, size), "white")
+    colours = _heat_colours(np.linspace(1, 0, size - 16)[:, None].repeat(size // 6, axis=1))
+    page.paste(Image.fromarray(colours.astype("uint8")), (8, 8))
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(13)
+    for value in (0, 0.25, 0.5, 0.75, 1):
+        draw.text((8 + size // 6 + 8, 8 + (1 - value) * (size - 17)), f"{value:g}", "black", font, "lm")
+    return np.asarray(page)
+
+
+def _heat_colours(values):
+    """(...) in [0, 1] to (..., 3), linear between the `_HEAT`."""
+    places = np.linspace(0, 1, len(_HEAT))
+    return np.stack([np.interp(values, places, channel) for channel in zip(*_HEAT, strict=True)], axis=-1)
 
 
 def line_chart(

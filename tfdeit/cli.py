@@ -7,6 +7,7 @@ import math
 import os
 import sys
 
+from tfdeit.attention_command import run_attention
 from tfdeit.commands import PROTOCOLS, run_augment, run_info, run_list, run_pack, run_port, run_predict
 from tfdeit.evaluate_command import run_evaluate
 from tfdeit.export_commands import run_export
@@ -155,6 +156,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     augment.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (%(default)s)")
     augment.set_defaults(run=run_augment)
+    add_attention(commands)
     add_evaluate(commands)
     add_train(commands)
     add_export(commands)
@@ -202,6 +204,47 @@ def add_train(commands):
         help="a field of the recipe, such as epochs=10, lr=1e-4, batch_size=64, distillation=hard; repeatable",
     )
     train.set_defaults(run=run_train)
+
+
+def add_attention(commands):
+    """Adds the command `attention`."""
+    attention = commands.add_parser(
+        "attention",
+        help="draw where a model looks",
+        description="Draws what the class token, and the distillation token, attend to: attention rollout through all "
+        "blocks, and each head of one block, over the part of the photo that the model sees.",
+    )
+    attention.add_argument("paths", nargs="+", metavar="PATH", help="image, folder (searched deeply), glob, or -")
+    attention.add_argument(
+        "-o", "--output", required=True, metavar="OUT", help="picture to write, such as map.png; directory for several"
+    )
+    attention.add_argument(
+        "--model", default=DEFAULT_MODEL, help="directory in Hugging Face format, hub id, or name (%(default)s)"
+    )
+    attention.add_argument(
+        "--block",
+        type=int,
+        default=-1,
+        metavar="N",
+        help="whose heads to show; from 0, or -1 for the last (%(default)s)",
+    )
+    attention.add_argument(
+        "--discard",
+        type=float,
+        default=0.0,
+        metavar="F",
+        help="fraction of the weights that rollout drops (%(default)s)",
+    )
+    attention.add_argument(
+        "--size", type=positive, default=224, metavar="N", help="side of a map in pixels (%(default)s)"
+    )
+    attention.add_argument(
+        "--batch-size", type=positive, default=16, metavar="N", help="images at a time (%(default)s)"
+    )
+    attention.add_argument(
+        "--protocol", choices=PROTOCOLS, help="resize and crop as this published evaluation, not as the model's own"
+    )
+    attention.set_defaults(run=run_attention)
 
 
 def add_serve(commands):

@@ -1,0 +1,100 @@
+"""What `tfdeit attention` does. Heavy imports are inside the function: the arguments are parsed without them."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tfdeit.commands import find_images, load_classifier, prefetched, prepare, progress, silenced_stderr
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def run_attention(args: argparse.Namespace) -> int:
+    """Draws where a model looks in images; names those that cannot be read."""
+    paths, failed = find_images(args.paths)
+    single = Path(args.output).suffix.lower() in PICTURES
+    try:
+        if single and len(paths) > 1:
+            raise ValueError(
+                f"Expected a directory to write to, for there are {len(paths)} images. Received: {args.output}"
+            )
+        if paths:
+            Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+            failed += draw_all(paths, single, args)
+    except (OSError, ValueError) as error:
+        print(f"tfdeit attention: error: {error}", file=sys.stderr)
+        return 2
+    for reason in failed:
+        print(f"tfdeit attention: {reason}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def draw_all(paths: list[str], single: bool, args: argparse.Namespace) -> list[str]:
+    """Writes a picture for each image; returns what could not be read."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    model, processor = load_classifier(args.model, args.protocol)
+    with silenced_stderr():
+        import numpy as np
+
+        from tfdeit.attention_maps import attention_maps
+
+    failed, pages = [], [args.output] if single else page_names(paths, Path(args.output))
+    items = list(zip(pages, paths, strict=True))
+    with ThreadPoolExecutor() as pool, progress(len(paths), "drawing") as advance:
+        for group in prefetched(pool, lambda item: (item[0], *prepare(processor, item[1])), items, args.batch_size):
+            failed += [f"{path}: {reason}" for _, path, _, reason in group if reason]
+            good = [row for row in group if not row[-1]]
+            if good:
+                pixel_values = np.stack([values for _, _, values, _ in good])
+                maps = attention_maps(model, pixel_values, args.block, args.discard)
+                answers = best_labels(model, pixel_values)
+                for index, (page, path, _, _) in enumerate(good):
+                    own = {name: heat[index] for name, heat in maps.items()}
+                    draw_page(path, processor, own, answers[index], args.size).save(page)
+                    print(page)
+            advance(len(group))
+    return failed
+
+
+def page_names(paths: list[str], directory: Path) -> list[Path]:
+    """Returns a file in a directory, which is made, for each image; names that come twice get a number."""
+    directory.mkdir(parents=True, exist_ok=True)
+    names, taken = [], set()
+    for path in paths:
+        name, number = f"{Path(path).stem}.png", 1
+        while name in taken:
+            number += 1
+            name = f"{Path(path).stem}-{number}.png"
+        taken.add(name)
+        names.append(directory / name)
+    return names
+
+
+def best_labels(model, pixel_values) -> list[str]:
+    """Returns the most probable class of each image, with its probability."""
+    from tfdeit.commands import softmax
+
+    scores = softmax(model.predict_on_batch(pixel_values).logits)
+    return [f"{model.config.id2label[row.argmax()]} {row.max():.1%}" for row in scores]
+
+
+def draw_page(path: str, processor, maps: dict, answer: str, size: int):
+    """Draws the part of an image that the model sees, and its maps over it; a section for each token."""
+    import numpy as np
+    from PIL import Image
+
+    from tfdeit.charts import heat_bar, image_grid, overlay
+    from tfdeit.images import decode_pillow
+
+    image = decode_pillow(path, processor.exif_orientation, processor.do_convert_rgb)
+    (height, width), (top, left, rows, columns) = processor.geometry(image.height, image.width)
+    scale = image.width / width, image.height / height
+    box = (left * scale[0], top * scale[1], (left + columns) * scale[0], (top + rows) * scale[1])
+    # `transform`, and not `crop`: what lies outside of the image is black, at fractions of pixels too.
+    photo = np.asarray(image.transform((size, size), Image.Transform.EXTENT, box, Image.Resampling.BICUBIC))
+    sections = {f"{Path(path).name}: {answer}": [("what the model sees", photo), ("of the maximum", heat_bar(size))]}
+    for name, heat in maps.items():
+        token, _, kind = name.partition(": ")
+        sections.setdefault(token, []).append((kind, overlay(photo, heat)))
+    return image_grid(sections.items(), size, columns=max(min(len(maps), 6), 2))
