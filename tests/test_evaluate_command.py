@@ -243,6 +243,7 @@ def test_protocols_are_recognised():
     assert matching_protocols(tfdeit.DeiTImageProcessor(size=300), 224) == []
 
 
+@pytest.mark.slow
 def test_another_protocol_than_the_published_one_is_said(model_dir, photos, capsys, monkeypatch):
     row = {"top1": 0.5, "top5": 0.9, "protocol": "fb", "data": "ImageNet-1k, 50000 images"}
     monkeypatch.setattr(evaluate_command, "published", lambda name, config: row)
