@@ -150,7 +150,9 @@ def pipeline(source):
     return eval_pipeline(source, 8, "vit", 32, loading=Loading(on_error="skip"))
 
 
-@pytest.mark.parametrize("head", ["both", "class", "distillation"])
+@pytest.mark.parametrize(
+    "head", ["both", *(pytest.param(h, marks=pytest.mark.slow) for h in ("class", "distillation"))]
+)
 def test_each_head(model, source, head):
     found = evaluate(model, pipeline(source), head=head)
     kept = [i for i in range(30) if not 8 <= i < 17]

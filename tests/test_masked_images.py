@@ -31,9 +31,16 @@ def source(tmp_path, rng):
     return FolderSource(tmp_path / "data")
 
 
-@pytest.mark.parametrize("class_name", ["DeiTForMaskedImageModeling", "ViTForMaskedImageModeling"])
+DEIT, VIT = "DeiTForMaskedImageModeling", "ViTForMaskedImageModeling"
+LARGER = TINY | {"num_hidden_layers": 2}
+
+
 @pytest.mark.parametrize(
-    "sizes", [MICRO, pytest.param(TINY | {"num_hidden_layers": 2}, marks=pytest.mark.slow)], ids=["micro", "tiny"]
+    ("class_name", "sizes"),
+    [
+        (DEIT, MICRO),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((VIT, MICRO), (DEIT, LARGER), (VIT, LARGER))),
+    ],
 )
 def test_the_loss_equals_that_of_transformers(class_name, sizes, tmp_path, rng):
     """With and without training's compiled step, for masks of any share, all and nothing too."""

@@ -31,18 +31,21 @@ def measure(args: argparse.Namespace) -> int:
     """Does what `run_evaluate` says, and raises what it reports."""
     if args.resume and not args.output:
         raise ValueError("Expected --output with --resume: the directory of the evaluation to go on with.")
-    with silenced_stderr():
+    with silenced_stderr():  # TensorFlow starts for records, and for the pipeline if Keras has another backend
         from tfdeit.data.sources import open_source
-    source = open_source(args.data, args.split)
+
+        source = open_source(args.data, args.split)
     model, processor = load_classifier(args.model, args.protocol)
+    with silenced_stderr():
+        import numpy as np
 
-    import numpy as np
+        from tfdeit.data.loading import Loading
+        from tfdeit.data.pipeline import eval_pipeline
+        from tfdeit.evaluation import evaluate
+        from tfdeit.labels import match_classes
+        from tfdeit.models import TFDeiTForImageClassificationWithTeacher
 
-    from tfdeit.data.loading import Loading
-    from tfdeit.data.pipeline import eval_pipeline
-    from tfdeit.evaluation import evaluate
-    from tfdeit.labels import match_classes
-    from tfdeit.models import TFDeiTForImageClassificationWithTeacher
+        pipeline = eval_pipeline(source, args.batch_size, processor, loading=Loading(on_error="skip"))
 
     config = model.config
     if config.num_labels < 2:
@@ -53,7 +56,6 @@ def measure(args: argparse.Namespace) -> int:
     if note:
         print(f"tfdeit evaluate: {note}", file=sys.stderr)
     source.labels = np.array(indices, "int32")[source.labels]
-    pipeline = eval_pipeline(source, args.batch_size, processor, loading=Loading(on_error="skip"))
     run = Run(args, model, pipeline, processor)
 
     with progress(len(source), "evaluating", run.images) as advance:

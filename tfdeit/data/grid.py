@@ -95,9 +95,8 @@ def _samples(original, recipe, size, seeds):
         [original.height] * COLUMNS, [original.width] * COLUMNS, seeds, recipe.scale, recipe.ratio
     )
     crops = np.stack([_crop(original, box, size) for box in boxes.numpy()])
-    return [
-        (f"sample {i}", to_levels(image.numpy())) for i, image in enumerate(train_augmentation(recipe)(crops, seeds), 1)
-    ]
+    samples = to_levels(train_augmentation(recipe)(crops, seeds).numpy())
+    return [(f"sample {i}", image) for i, image in enumerate(samples, 1)]
 
 
 def _mixtures(squares, seeds):
