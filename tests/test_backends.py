@@ -37,7 +37,9 @@ def directory(tmp_path_factory):
     return directory
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+@pytest.mark.parametrize(
+    "backend", ["tensorflow", *(pytest.param(name, marks=pytest.mark.slow) for name in ("jax", "torch"))]
+)
 def test_backend(backend, directory):
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"needs {backend}: pip install tfdeit[jax,parity]")

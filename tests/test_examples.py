@@ -16,6 +16,7 @@ from PIL import Image
 import tfdeit
 
 
+@pytest.mark.slow
 def test_readme(monkeypatch, tmp_path, capsys, rng):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)

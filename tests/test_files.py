@@ -269,6 +269,7 @@ def test_mixed_precision_keeps_float32_variables(saved):
     assert model.compute_dtype == "bfloat16"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_other_backends_load_and_save_the_same(saved, tmp_path, backend):
     pytest.importorskip(backend, reason=f"Keras' {backend} backend")

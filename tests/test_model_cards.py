@@ -60,7 +60,9 @@ print("Predicted class:", model.config.id2label[predicted_class_idx])
 
 
 @pytest.mark.parametrize(
-    ("snippet", "backend"), [(TENSORFLOW_SNIPPET, "tensorflow"), (MODEL_CARD_SNIPPET, "torch")], ids=["docs", "card"]
+    ("snippet", "backend"),
+    [(TENSORFLOW_SNIPPET, "tensorflow"), pytest.param(MODEL_CARD_SNIPPET, "torch", marks=pytest.mark.slow)],
+    ids=["docs", "card"],
 )
 def test_the_snippet_answers_as_transformers(snippet, backend, photos_dir, tmp_path):
     photo = photos_dir / "cat.png"

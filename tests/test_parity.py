@@ -76,7 +76,7 @@ def check(class_name, config, photos, directory):
 
 
 @pytest.mark.parametrize("class_name", ["DeiTForImageClassificationWithTeacher", "ViTForImageClassification"])
-@pytest.mark.parametrize("size", [TINY, SMALL], ids=["tiny", "small"])
+@pytest.mark.parametrize("size", [TINY, pytest.param(SMALL, marks=pytest.mark.slow)], ids=["tiny", "small"])
 def test_deit_tiny_and_small(class_name, size, shared_images, tmp_path):
     check(class_name, size | IMAGENET, images(shared_images, 2), tmp_path)
 

@@ -61,12 +61,16 @@ def reference(transformers, kind, images, options, **call):
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
-        ("DeiT", IMAGENET),
-        ("DeiT", {**IMAGENET, "size": {"height": 438, "width": 438}, "crop_size": {"height": 384, "width": 384}}),
-        ("ViT", {}),
-        ("ViT", {"size": {"height": 384, "width": 384}}),
+        pytest.param("DeiT", IMAGENET, id="hf-224"),
+        pytest.param(
+            "DeiT",
+            {**IMAGENET, "size": {"height": 438, "width": 438}, "crop_size": {"height": 384, "width": 384}},
+            id="hf-384",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("ViT", {}, id="vit-224", marks=pytest.mark.slow),
+        pytest.param("ViT", {"size": {"height": 384, "width": 384}}, id="vit-384", marks=pytest.mark.slow),
     ],
-    ids=["hf-224", "hf-384", "vit-224", "vit-384"],
 )
 def test_all_photos_equal_transformers(transformers, photos, shared_images, kind, options):
     expected = reference(transformers, kind, photos, options)
@@ -563,6 +567,7 @@ def test_broken_files(tmp_path):
 # --------------------------------------------------------------------------------------------- other backends
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_other_backends_give_the_same_pixels(backend, shared_images, tmp_path):
     pytest.importorskip(backend, reason=f"{backend} is an optional backend of Keras")

@@ -103,6 +103,7 @@ def run(*args, status=0):
     return done
 
 
+@pytest.mark.slow
 def test_command(folder, tmp_path):
     out = tmp_path / "packed"
     done = run("pack", folder, "-o", out)
