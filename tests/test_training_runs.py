@@ -143,30 +143,33 @@ def free_ports(count):
     return ports
 
 
-def start_workers(photos, model, out, *options, **fields):
+def run_workers(photos, model, out, *options, kill_at=None, **fields):
+    """Runs two workers, killing the second at a step; returns their exit statuses."""
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
     tasks = [{"cluster": cluster, "task": {"type": "worker", "index": index}} for index in range(2)]
-    return [start(photos, model, out, *options, env={"TF_CONFIG": json.dumps(t)}, **fields) for t in tasks]
+    workers = [start(photos, model, out, *options, env={"TF_CONFIG": json.dumps(t)}, **fields) for t in tasks]
+    try:
+        if kill_at:
+            wait_for_step(workers[0], out, kill_at)
+            workers[1].kill()
+        outputs = [worker.communicate(timeout=300)[0] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
+    print(*outputs, sep="\n")
+    return [worker.returncode for worker in workers]
 
 
 def test_two_workers_are_one(photos, model, tmp_path):
     """Also after one of them was killed, and both were started again."""
-    fields = {"save_every": 1, "optimizer": "sgd", "weight_decay": 0}
+    fields = {"save_every": 1, "lr": 1e-4, "epochs": 3}
     finish(start(photos, model, tmp_path / "one", **fields))
-    for worker in start_workers(photos, model, tmp_path / "two", **fields):
-        finish(worker)
+    assert run_workers(photos, model, tmp_path / "two", **fields) == [0, 0]
     assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-6
 
     out = tmp_path / "killed"
-    workers = start_workers(photos, model, out, **fields)
-    wait_for_step(workers[0], out, 11)
-    workers[1].kill()
-    workers[1].communicate()
-    try:
-        workers[0].communicate(timeout=60)
-    except subprocess.TimeoutExpired:
-        workers[0].kill()
-        workers[0].communicate()
-    for worker in start_workers(photos, model, out, "--resume", **fields):
-        finish(worker)
+    assert 0 not in run_workers(photos, model, out, kill_at=7, **fields)
+    assert not (out / "model").exists()
+    assert run_workers(photos, model, out, "--resume", **fields) == [0, 0]
     assert largest_difference(tmp_path / "one", out) < 1e-6

@@ -36,11 +36,8 @@ def run_train(args: argparse.Namespace) -> int:
     except (OSError, ValueError, Diverged) as error:
         print(f"tfdeit train: error: {error}", file=sys.stderr)
         return 1 if isinstance(error, Diverged) else 2
-    except tf.errors.OpError as error:
-        if "TF_CONFIG" not in os.environ:
-            raise
-        message = str(error).splitlines()[0]
-        print(f"tfdeit train: error: a worker is gone; restart all with --resume ({message})", file=sys.stderr)
+    except (tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.UnavailableError) as error:
+        print(f"tfdeit train: error: a worker is gone; restart all with --resume ({error.message})", file=sys.stderr)
         return 1
     if finished:
         print(f"{out / 'model'}: try `tfdeit predict PHOTO --model {out / 'model'}`")

@@ -93,7 +93,7 @@ class Trainer:
         step = self.workers.distributed(self.learner)
         state, per_epoch = self.state, self.train.steps_per_epoch
         with self._signals(), Display(self, self.workers.chief) as self.display:
-            batches = iter(self.train.dataset(state.step))
+            batches = self.workers.batches(self.train, state.step)
             while state.step < self.total and not self.stopping:
                 figures = step(next(batches), self.signalled)
                 state.step += 1
