@@ -69,8 +69,10 @@ def line_chart(
         raise ValueError(f"Expected at least one finite point. Received: series {list(series)} without")
     chart = _Chart(size, title)
     legend = max(chart.font.getlength(shortened(name, chart.font, 200 * _SCALE)) for name in series) / _SCALE + 50
-    limits = [_limits([point[axis] for point in points]) for axis in (0, 1)]
-    axes = _Axes(chart, (70, 70, size[0] - round(legend), size[1] - 60), *limits, x_label, y_label)
+    columns = [[point[axis] for point in points] for axis in (0, 1)]
+    limits = _limits(columns[0], 0), _limits(columns[1], 0.04)
+    whole = all(float(x).is_integer() for x in columns[0])  # epochs, steps
+    axes = _Axes(chart, (70, 70, size[0] - round(legend), size[1] - 60), limits, (x_label, y_label), whole)
     for row, (colour, (name, line)) in enumerate(zip(_colours(len(series)), series.items(), strict=True)):
         axes.line(line, colour)
         x, y = axes.right + 14 * _SCALE, axes.top + (8 + 22 * row) * _SCALE
@@ -95,9 +97,10 @@ def reliability_diagram(
         An RGB image.
     """
     chart = _Chart((560, 720), title)
-    axes = _Axes(chart, (70, 70, 530, 500), (0, 1), (0, 1), "", "accuracy: bars; confidence: dots")
+    axes = _Axes(chart, (70, 70, 530, 500), ((0, 1), (0, 1)), ("", "accuracy: bars; confidence: dots"))
     shares = np.asarray(counts, "float64") / max(sum(counts), 1)
-    below = _Axes(chart, (70, 560, 530, 660), (0, 1), (0, max(shares.max(), 1e-9)), "confidence", "share of images")
+    limits = (0, 1), (0, max(shares.max(), 1e-9))
+    below = _Axes(chart, (70, 560, 530, 660), limits, ("confidence", "share of images"))
     for index in np.flatnonzero(shares):
         left, right = index / len(shares), (index + 1) / len(shares)
         axes.bar(left, right, accuracy[index], _COLOURS[0])
@@ -189,11 +192,13 @@ class _Chart:
 class _Axes:
     """A frame with ticks inside a chart, and the way from values to pixels."""
 
-    def __init__(self, chart, box, x_limits, y_limits, x_label, y_label):
-        self.draw, self.limits = chart.draw, (x_limits, y_limits)
+    def __init__(self, chart, box, limits, labels, whole=False):
+        self.draw, self.limits, (x_limits, y_limits), (x_label, y_label) = chart.draw, limits, limits, labels
         self.left, self.top, self.right, self.bottom = (side * _SCALE for side in box)
         near = 6 * _SCALE
         for value in _ticks(*x_limits):
+            if whole and not float(value).is_integer():
+                continue
             x, _ = self.place((value, y_limits[0]))
             self.draw.line((x, self.top, x, self.bottom), _FAINT, _SCALE)
             self.draw.text((x, self.bottom + near), f"{value:g}", "black", chart.font, anchor="mt")
@@ -242,11 +247,11 @@ def _colours(count):
     return [tuple(round(255 * level) for level in hue) for hue in hues]
 
 
-def _limits(values):
-    """What an axis shows: all values, and a margin where there is one only."""
+def _limits(values, margin):
+    """What an axis shows: all values, and a margin (a fraction of their range); or around the only one."""
     low, high = float(min(values)), float(max(values))
-    margin = abs(low) * 0.1 or 0.5
-    return (low, high) if high > low else (low - margin, high + margin)
+    around = (high - low) * margin if high > low else abs(low) * 0.1 or 0.5
+    return low - around, high + around
 
 
 def _ticks(low, high, count=6):

@@ -8,6 +8,7 @@ import os
 import sys
 
 from tfdeit.commands import PROTOCOLS, run_augment, run_info, run_list, run_pack, run_port, run_predict
+from tfdeit.evaluate_command import run_evaluate
 from tfdeit.export_commands import run_export
 from tfdeit.exports import FORMATS
 from tfdeit.serve_command import run_serve
@@ -155,6 +156,7 @@ def build_parser() -> argparse.ArgumentParser:
     augment.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (%(default)s)")
     augment.set_defaults(run=run_augment)
     add_train(commands)
+    add_evaluate(commands)
     add_export(commands)
     add_serve(commands)
     return parser
@@ -240,6 +242,42 @@ def add_serve(commands):
     )
     serve.add_argument("--no-access-log", dest="access_log", action="store_false", help="do not log each request")
     serve.set_defaults(run=run_serve)
+
+
+def add_evaluate(commands):
+    """Adds the command `evaluate`."""
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure the accuracy of a model",
+        description="Measures accuracy, loss and calibration of a classifier on labelled images, class by class. "
+        "Images that cannot be read are named on stderr and left out, and the exit status is 1.",
+    )
+    evaluate.add_argument(
+        "--model", default=DEFAULT_MODEL, help="directory in Hugging Face format, hub id, or name (%(default)s)"
+    )
+    evaluate.add_argument(
+        "--data",
+        required=True,
+        metavar="SOURCE",
+        help="folder of class folders, zip of one, list (.csv, .jsonl) of path and label, or what `tfdeit pack` wrote",
+    )
+    evaluate.add_argument("--split", metavar="NAME", help="folder inside SOURCE, such as val or test")
+    evaluate.add_argument(
+        "--protocol", choices=PROTOCOLS, help="resize and crop as this published evaluation, not as the model's own"
+    )
+    evaluate.add_argument(
+        "--head",
+        choices=("both", "class", "distillation"),
+        default="both",
+        help="of a distilled model: the mean of its heads, or one of them (%(default)s)",
+    )
+    evaluate.add_argument("--batch-size", type=positive, default=32, metavar="N", help="images at a time (%(default)s)")
+    evaluate.add_argument("--json", action="store_true", help="print one JSON object")
+    evaluate.add_argument(
+        "-o", "--output", metavar="DIR", help="new or empty directory for tables, charts, and the state of --resume"
+    )
+    evaluate.add_argument("--resume", action="store_true", help="go on where the evaluation in DIR was interrupted")
+    evaluate.set_defaults(run=run_evaluate)
 
 
 def add_export(commands):

@@ -296,7 +296,7 @@ def softmax(logits):
 
 
 @contextlib.contextmanager
-def progress(total: int, action: str = "classifying"):
+def progress(total: int, action: str = "classifying", done: int = 0):
     """Gives a function that counts items; it draws a bar on an attended stderr once `PATIENCE` seconds are over."""
     if not sys.stderr.isatty():
         yield lambda count: None
@@ -304,13 +304,14 @@ def progress(total: int, action: str = "classifying"):
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[rate]}", TimeRemainingColumn())
     # Results that go to the same terminal are printed above the bar.
     bar = Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty(), transient=True)
-    task, start = bar.add_task(action, total=total), time.monotonic()
+    task, start = bar.add_task(action, total=total, completed=done, rate=""), time.monotonic()
 
     def advance(count: int):
-        bar.advance(task, count)
+        new = bar.tasks[0].completed + count - done
+        bar.update(task, advance=count, rate=f"{new / max(time.monotonic() - start, 1e-9):.0f}/s")
         if time.monotonic() - start > PATIENCE and not bar.live.is_started:
             bar.start()
 

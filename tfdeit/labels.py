@@ -51,7 +51,7 @@ def match_classes(names: Sequence[str], id2label: Mapping[int, str]) -> tuple[li
         )
     known = _listed([*map(repr, id2label.values())][:_SHOWN], len(id2label))
     raise ValueError(
-        f"Expected classes of the model: {known}. Received: {len(unknown)} of {len(names)} classes that it does not know: "
+        f"Expected classes of the model: {known}. Received: {len(unknown)} of {len(names)} classes that are none: "
         f"{_listed([repr(names[i]) for i in unknown[:_SHOWN]], len(unknown))}. Rename them, or leave them out."
     )
 

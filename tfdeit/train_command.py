@@ -40,7 +40,7 @@ def run_train(args: argparse.Namespace) -> int:
         print(f"tfdeit train: error: a worker is gone; restart all with --resume ({error.message})", file=sys.stderr)
         return 1
     if finished:
-        print(f"{out / 'model'}: try `tfdeit predict PHOTO --model {out / 'model'}`")
+        print(f"the model is in {out / 'model'}")
     else:
         print(f"stopped; go on with `tfdeit train --out {out} --resume`")
     return 0

@@ -8,7 +8,7 @@ from tfdeit.charts import image_grid
 from tfdeit.data import augment, geometry, masks, mix, ops
 from tfdeit.data.draws import derived_seeds
 from tfdeit.data.randaugment import OPERATIONS, RandAugment
-from tfdeit.data.recipe import RECIPES, Recipe, train_augmentation
+from tfdeit.data.recipe import RECIPES, Recipe, to_levels, train_augmentation
 from tfdeit.images import decode_image
 
 COLUMNS = 8  # tiles in a row
@@ -83,7 +83,7 @@ def _others(original, square, seeds):
     yield "blur 2.0 (3-Augment)", ops.gaussian_blur(image, 2.0)
     normal = (tf.cast(image, tf.float32) / 255 - RECIPES["deit"].mean) / RECIPES["deit"].std
     for mode in ("pixel", "rand", "const"):
-        yield f"erasing, {mode}", _levels(augment.RandomErasing(1.0, mode)(normal[None], one)[0])
+        yield f"erasing, {mode}", to_levels(augment.RandomErasing(1.0, mode)(normal[None], one)[0].numpy())
     if len(square) % 32 == 0:
         side = len(square) // 16
         mask = masks.block_masks(one, len(square), 16).numpy().reshape(side, side).repeat(16, 0).repeat(16, 1)
@@ -95,7 +95,8 @@ def _samples(original, recipe, size, seeds):
         [original.height] * COLUMNS, [original.width] * COLUMNS, seeds, recipe.scale, recipe.ratio
     )
     crops = np.stack([_crop(original, box, size) for box in boxes.numpy()])
-    return [(f"sample {i}", _levels(image)) for i, image in enumerate(train_augmentation(recipe)(crops, seeds), 1)]
+    samples = to_levels(train_augmentation(recipe)(crops, seeds).numpy())
+    return [(f"sample {i}", image) for i, image in enumerate(samples, 1)]
 
 
 def _mixtures(squares, seeds):
@@ -111,10 +112,3 @@ def _mixtures(squares, seeds):
 def _crop(original, box, size):
     top, left, height, width = box.tolist()
     return np.asarray(original.resize((size, size), Image.BICUBIC, (left, top, left + width, top + height)))
-
-
-def _levels(normal):
-    """Back from DeiT's normalisation to uint8."""
-    return tf.cast(
-        tf.clip_by_value((normal * RECIPES["deit"].std + RECIPES["deit"].mean) * 255 + 0.5, 0, 255), tf.uint8
-    )

@@ -74,6 +74,11 @@ class Recipe:
 RECIPES = {
     "deit": Recipe(),
     "deit3": Recipe(auto_augment=None, three_augment=True, color_jitter=0.3, reprob=0.0, smoothing=0.0),
+    # Masked image modelling, arXiv 2111.09886: `SimMIMTransform` in its data/data_simmim.py. It has no labels to mix.
+    "simmim": Recipe(
+        **{"scale": (0.67, 1.0), "interpolation": "bilinear", "auto_augment": None, "reprob": 0.0},
+        **{"mixup": 0.0, "cutmix": 0.0, "smoothing": 0.0},
+    ),
 }
 
 
@@ -97,6 +102,11 @@ class Normalize(Augmentation):
         """See `Augmentation`."""
         levels = np.arange(256, dtype="float32")[:, None] / np.float32(255)
         return ops.lookup(image, tf.constant((levels - np.float32(self.mean)) / np.float32(self.std)))
+
+
+def to_levels(pixel_values: np.ndarray, mean=IMAGENET_MEAN, std=IMAGENET_STD) -> np.ndarray:
+    """Undoes `Normalize`: (..., 3) float to the nearest levels, uint8."""
+    return np.clip(np.rint((pixel_values * np.array(std) + np.array(mean)) * 255), 0, 255).astype("uint8")
 
 
 def train_augmentation(recipe: Recipe = RECIPES["deit"]) -> Chain:
