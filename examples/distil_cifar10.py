@@ -63,7 +63,7 @@ def main():
     teacher.compile(keras.optimizers.AdamW(rate), loss, jit_compile=True)
     fit = {"steps_per_epoch": data.steps_per_epoch, "epochs": args.teacher_epochs, "shuffle": False, "verbose": 2}
     teacher.fit(data.dataset(), **fit)
-    teacher.compile(loss=None, metrics=[keras.metrics.SparseCategoricalAccuracy("accuracy")])
+    teacher.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
     accuracy = teacher.evaluate(test.dataset(), verbose=0, return_dict=True)["accuracy"]
     args.out.mkdir(parents=True, exist_ok=True)
     teacher.save(args.out / "teacher.keras")

@@ -112,7 +112,8 @@ def test_a_newcomers_photos(photos, tmp_path):
     right = [row["predictions"][0]["label"] == Path(row["path"]).parent.name for row in predictions]
     assert len(right) == 30
     assert sum(right) > 26
-    assert Image.open(out / "curves.png").width > 100
+    with Image.open(out / "curves.png") as curves:
+        assert curves.width > 100
     assert (out / "history.csv").read_text().count("\n") == 5
     events = [*(out / "tensorboard").iterdir()]
     tags = set()
