@@ -115,9 +115,8 @@ def test_a_newcomers_photos(photos, tmp_path):
     with Image.open(out / "curves.png") as curves:
         assert curves.width > 100
     assert (out / "history.csv").read_text().count("\n") == 5
-    events = [*(out / "tensorboard").iterdir()]
-    tags = set()
-    for record in tf.data.TFRecordDataset(map(str, events)):
+    events, tags = [str(path) for path in (out / "tensorboard").iterdir()], set()
+    for record in tf.data.TFRecordDataset(events):
         event = tf.compat.v1.Event.FromString(record.numpy())
         tags |= {value.tag for value in event.summary.value}
     assert {"train/loss", "train/images_per_second", "epoch/val_accuracy"} <= tags

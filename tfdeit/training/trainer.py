@@ -99,6 +99,7 @@ class Trainer:
                 state.step += 1
                 self.pending.append((state.step, figures))
                 self._read(LAG)
+                self.stopping |= self.signalled and self.workers.count == 1
                 if state.step % per_epoch == 0:
                     self._end_epoch()
                 elif self.recipe.save_every and state.step % self.recipe.save_every == 0:
