@@ -106,6 +106,9 @@ def test_a_newcomers_photos(photos, tmp_path):
     assert "newly initialised: cls_classifier.bias (10 instead of 2)" in output
     assert "skipped" in output
     assert "broken.png: not an image" in output
+    output = finish(start(tmp_path / "photos", "deit_micro_cifar10", tmp_path / "strict", on_error="raise"), status=2)
+    assert "dark/broken.png: not an image" in output
+    assert "Traceback" not in output
     command = [sys.executable, "-m", "tfdeit.cli", "predict", photos, "--model", out / "model", "--json"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     predictions = [json.loads(line) for line in done.stdout.splitlines()]

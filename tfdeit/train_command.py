@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -36,6 +37,12 @@ def run_train(args: argparse.Namespace) -> int:
     except (OSError, ValueError, Diverged) as error:
         print(f"tfdeit train: error: {error}", file=sys.stderr)
         return 1 if isinstance(error, Diverged) else 2
+    except tf.errors.InvalidArgumentError as error:  # what the input pipeline raised is in the text only
+        unreadable = re.search(r"ImageError: (.*)", error.message)
+        if not unreadable:
+            raise
+        print(f"tfdeit train: error: {unreadable[1]}", file=sys.stderr)
+        return 2
     except (tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.UnavailableError) as error:
         print(f"tfdeit train: error: a worker is gone; restart all with --resume ({error.message})", file=sys.stderr)
         return 1
