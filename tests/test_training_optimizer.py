@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from oracles import MICRO, import_timm, random_model, saved, torch
+from oracles import MICRO, import_timm, random_model, saved, torch, transformers
 from torch.nn import functional as F
 
 from tfdeit import TFDeiTForImageClassificationWithTeacher
@@ -28,7 +28,7 @@ def directory(tmp_path_factory):
     """A random DeiT with two heads, as transformers saves it."""
     config = {**MICRO, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     model = random_model("DeiTForImageClassificationWithTeacher", **config)
-    return saved(model, tmp_path_factory.mktemp("student")), model.state_dict()
+    return saved(model, tmp_path_factory.mktemp("student"))
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +44,11 @@ def teach(pixel_values):
     return pixel_values.mean(axis=(1, 2)) @ weights
 
 
-def torch_run(directory, batches, step):
-    """Trains transformers' model by `step(model, optimizer factory)`; returns its tensors by name."""
-    import transformers
-
-    torch.manual_seed(0)
-    model = transformers.DeiTForImageClassificationWithTeacher.from_pretrained(
-        directory, attn_implementation="eager"
-    ).train()
-    step(model)
+def torch_run(path, run):
+    """Trains transformers' model by `run(model)`; returns its tensors by name."""
+    model_class = transformers.DeiTForImageClassificationWithTeacher
+    model = model_class.from_pretrained(path, attn_implementation="eager").train()
+    run(model)
     return {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
 
 
@@ -98,25 +94,19 @@ def _weights():
     return tf.constant(np.random.default_rng(2).normal(size=(3, 5)).astype("float32") * 30)
 
 
-def assert_same_path(ours, theirs, start, directory, tolerance=1e-4):
+def assert_same_path(ours, theirs, path):
     """Compares how far all weights moved, relative to the whole movement."""
-    trained = {name: tensor for name, tensor in theirs.items() if name in start}
-    reference = TFDeiTForImageClassificationWithTeacher.from_pretrained(directory)
-    import transformers
-
-    model = transformers.DeiTForImageClassificationWithTeacher.from_pretrained(directory)
-    model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in trained.items()})
-    target = directory.parent / "trained"
-    model.save_pretrained(target)
-    expected = TFDeiTForImageClassificationWithTeacher.from_pretrained(target)
-    difference = moved = 0.0
-    values = [named_variables(model) for model in (expected, reference)]
+    model = transformers.DeiTForImageClassificationWithTeacher.from_pretrained(path)
+    model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in theirs.items()})
+    model.save_pretrained(path.parent / "trained")
+    model_class, difference, moved = TFDeiTForImageClassificationWithTeacher, 0.0, 0.0
+    end, start = (named_variables(model_class.from_pretrained(p)) for p in (path.parent / "trained", path))
     for name, value in ours.items():
-        wanted, began = (variables[name].numpy().astype("float64") for variables in values)
+        wanted, began = end[name].numpy().astype("float64"), start[name].numpy()
         difference += np.sum((value - wanted) ** 2)
         moved += np.sum((wanted - began) ** 2)
     assert moved > 0
-    assert math.sqrt(difference / moved) < tolerance
+    assert math.sqrt(difference / moved) < 1e-4
 
 
 def numpy_weights(learner):
@@ -124,10 +114,17 @@ def numpy_weights(learner):
 
 
 @pytest.mark.parametrize(
-    ("kind", "accumulation", "clip"), [("none", 1, 0.0), ("hard", 1, 0.5), ("soft", 1, 0.0), ("hard", 4, 0.5)]
+    ("kind", "accumulation", "clip", "jit"),
+    [
+        ("hard", 4, 0.5, False),
+        pytest.param("none", 1, 0.0, True, marks=pytest.mark.slow),
+        pytest.param("hard", 1, 0.5, True, marks=pytest.mark.slow),
+        pytest.param("soft", 1, 0.0, True, marks=pytest.mark.slow),
+        pytest.param("hard", 4, 0.5, True, marks=pytest.mark.slow),
+    ],
 )
-def test_twenty_steps_as_in_pytorch(directory, batches, kind, accumulation, clip):
-    path, start = directory
+def test_twenty_steps_as_in_pytorch(directory, batches, kind, accumulation, clip, jit):
+    path = directory
     schedule = Cosine(2e-3, total=STEPS, warmup=5, start=1e-4, end=1e-5)
     rates = [float(schedule(step)) for step in range(STEPS)]
     averages = {}
@@ -150,19 +147,20 @@ def test_twenty_steps_as_in_pytorch(directory, batches, kind, accumulation, clip
         averages.update({name: tensor.numpy() for name, tensor in ema.module.state_dict().items()})
 
     import_timm()
-    theirs = torch_run(path, batches, run)
-    learner = our_learner(path, kind, AdamW(schedule, 0.05), accumulation=accumulation, clip=clip, ema=0.9)
+    theirs = torch_run(path, run)
+    learner = our_learner(path, kind, AdamW(schedule, 0.05), accumulation=accumulation, clip=clip, ema=0.9, jit=jit)
     for pixels, labels in zip(*batches, strict=True):
         learner.step(tf.constant(pixels), tf.constant(labels))
     ours = numpy_weights(learner)
-    assert_same_path(ours, theirs, start, path)
+    assert_same_path(ours, theirs, path)
     ours = dict(zip(ours, (average.numpy() for average in learner.averages), strict=True))
-    assert_same_path(ours, averages, start, path)
+    assert_same_path(ours, averages, path)
 
 
+@pytest.mark.slow
 def test_layer_decay_as_in_pytorch(directory, batches):
     """Each parameter has a rate of its own in torch, after the rule of BEiT's code."""
-    path, start = directory
+    path = directory
 
     def scale(name):
         if "embeddings" in name:
@@ -181,7 +179,7 @@ def test_layer_decay_as_in_pytorch(directory, batches):
             torch_loss(model, pixels, labels, "none").backward()
             optimizer.step()
 
-    theirs = torch_run(path, batches, run)
+    theirs = torch_run(path, run)
     scales = layer_scales(DeiTConfig.from_pretrained(path), 0.5)
     optimizer = AdamW(1e-3, 0.3, lr_scales=scales)
     config = keras.saving.serialize_keras_object(optimizer)
@@ -190,7 +188,7 @@ def test_layer_decay_as_in_pytorch(directory, batches):
     learner = our_learner(path, "none", optimizer, jit=False)
     for pixels, labels in zip(*batches, strict=True):
         learner.step(tf.constant(pixels), tf.constant(labels))
-    assert_same_path(numpy_weights(learner), theirs, start, path)
+    assert_same_path(numpy_weights(learner), theirs, path)
 
 
 def test_lamb_is_timms(rng):
@@ -245,4 +243,4 @@ def test_cosine_and_constant():
 
 def test_an_optimizer_that_clips_is_refused(directory):
     with pytest.raises(ValueError, match="without global_clipnorm"):
-        our_learner(directory[0], "none", keras.optimizers.SGD(0.1, global_clipnorm=1.0))
+        our_learner(directory, "none", keras.optimizers.SGD(0.1, global_clipnorm=1.0))

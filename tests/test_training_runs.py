@@ -3,14 +3,17 @@
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 from safetensors.numpy import load_file
 
@@ -93,6 +96,35 @@ NOISY = {"auto_augment": "rand-m6-mstd0.5-inc1", "mixup": 0.8, "cutmix": 1.0, "d
 NOISY |= {"save_every": 1, "accumulation": 2}
 
 
+def test_a_newcomers_photos(photos, tmp_path):
+    """The README's commands, on a folder with a broken file."""
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "photos/dark/broken.png").write_text("no image")
+    out = tmp_path / "run"
+    output = finish(start(tmp_path / "photos", "deit_micro_cifar10", out, epochs=4, lr=3e-4, auto_augment="none"))
+    assert "a fifth of each class is taken" in output
+    assert "newly initialised: cls_classifier.bias (10 instead of 2)" in output
+    assert "skipped" in output
+    assert "broken.png: not an image" in output
+    output = finish(start(tmp_path / "photos", "deit_micro_cifar10", tmp_path / "strict", on_error="raise"), status=2)
+    assert "dark/broken.png: not an image" in output
+    assert "Traceback" not in output
+    command = [sys.executable, "-m", "tfdeit.cli", "predict", photos, "--model", out / "model", "--json"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    predictions = [json.loads(line) for line in done.stdout.splitlines()]
+    right = [row["predictions"][0]["label"] == Path(row["path"]).parent.name for row in predictions]
+    assert len(right) == 30
+    assert sum(right) > 26
+    with Image.open(out / "curves.png") as curves:
+        assert curves.width > 100
+    assert (out / "history.csv").read_text().count("\n") == 5
+    events, tags = [str(path) for path in (out / "tensorboard").iterdir()], set()
+    for record in tf.data.TFRecordDataset(events):
+        event = tf.compat.v1.Event.FromString(record.numpy())
+        tags |= {value.tag for value in event.summary.value}
+    assert {"train/loss", "train/images_per_second", "epoch/val_accuracy"} <= tags
+
+
 def test_a_killed_run_ends_with_the_same_weights(photos, model, undisturbed, tmp_path):
     out, chance = tmp_path / "killed", random.Random(0)
     for kill in range(KILLS):
@@ -126,6 +158,25 @@ def test_sigterm_saves_and_exits(photos, model, undisturbed, tmp_path):
     assert classifier.config.id2label == {0: "bright", 1: "dark"}
 
 
+def test_what_cannot_be(photos, model, tmp_path):
+    """Each is said before anything is trained, on stderr, with status 2."""
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used/recipe.toml").write_text("epochs = 3")
+    cases = {
+        ("--recipe=deit_distill_hard",): "Expected a teacher",
+        ("--teacher", model): "Expected a recipe that distils",
+        ("--set=epochs=0",): "Expected epochs to be above 0",
+        ("--set=acumulation=2",): "Did you mean 'accumulation'",
+        ("--model", "deit_tiny_patch16"): "deit_tiny_patch16",
+        ("--data", tmp_path / "absent"): "absent, not there",
+        ("--out", tmp_path / "used"): "which holds one",
+    }
+    for options, message in cases.items():
+        output = finish(start(photos, model, tmp_path / "run", *options), status=2)
+        assert message in output
+        assert "Traceback" not in output
+
+
 def test_a_loss_that_is_not_finite_stops(photos, model, tmp_path):
     out = tmp_path / "diverged"
     output = finish(start(photos, model, out, lr=1e30, clip=0, warmup_epochs=1.5, warmup_lr=0), status=1)
@@ -143,30 +194,33 @@ def free_ports(count):
     return ports
 
 
-def start_workers(photos, model, out, *options, **fields):
+def run_workers(photos, model, out, *options, kill_at=None, **fields):
+    """Runs two workers, killing the second at a step; returns their exit statuses."""
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
     tasks = [{"cluster": cluster, "task": {"type": "worker", "index": index}} for index in range(2)]
-    return [start(photos, model, out, *options, env={"TF_CONFIG": json.dumps(t)}, **fields) for t in tasks]
+    workers = [start(photos, model, out, *options, env={"TF_CONFIG": json.dumps(t)}, **fields) for t in tasks]
+    try:
+        if kill_at:
+            wait_for_step(workers[0], out, kill_at)
+            workers[1].kill()
+        outputs = [worker.communicate(timeout=300)[0] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
+    print(*outputs, sep="\n")
+    return [worker.returncode for worker in workers]
 
 
 def test_two_workers_are_one(photos, model, tmp_path):
     """Also after one of them was killed, and both were started again."""
-    fields = {"save_every": 1, "optimizer": "sgd", "weight_decay": 0}
+    fields = {"save_every": 1, "lr": 1e-4, "epochs": 3}
     finish(start(photos, model, tmp_path / "one", **fields))
-    for worker in start_workers(photos, model, tmp_path / "two", **fields):
-        finish(worker)
+    assert run_workers(photos, model, tmp_path / "two", **fields) == [0, 0]
     assert largest_difference(tmp_path / "one", tmp_path / "two") < 1e-6
 
     out = tmp_path / "killed"
-    workers = start_workers(photos, model, out, **fields)
-    wait_for_step(workers[0], out, 11)
-    workers[1].kill()
-    workers[1].communicate()
-    try:
-        workers[0].communicate(timeout=60)
-    except subprocess.TimeoutExpired:
-        workers[0].kill()
-        workers[0].communicate()
-    for worker in start_workers(photos, model, out, "--resume", **fields):
-        finish(worker)
+    assert 0 not in run_workers(photos, model, out, kill_at=7, **fields)
+    assert not (out / "model").exists()
+    assert run_workers(photos, model, out, "--resume", **fields) == [0, 0]
     assert largest_difference(tmp_path / "one", out) < 1e-6

@@ -156,9 +156,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     augment.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (%(default)s)")
     augment.set_defaults(run=run_augment)
-    add_attention(commands)
-    add_evaluate(commands)
     add_train(commands)
+    add_evaluate(commands)
+    add_attention(commands)
     add_export(commands)
     add_serve(commands)
     return parser

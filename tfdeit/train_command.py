@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -36,14 +37,17 @@ def run_train(args: argparse.Namespace) -> int:
     except (OSError, ValueError, Diverged) as error:
         print(f"tfdeit train: error: {error}", file=sys.stderr)
         return 1 if isinstance(error, Diverged) else 2
-    except tf.errors.OpError as error:
-        if "TF_CONFIG" not in os.environ:
+    except tf.errors.InvalidArgumentError as error:  # what the input pipeline raised is in the text only
+        unreadable = re.search(r"ImageError: (.*)", error.message)
+        if not unreadable:
             raise
-        message = str(error).splitlines()[0]
-        print(f"tfdeit train: error: a worker is gone; restart all with --resume ({message})", file=sys.stderr)
+        print(f"tfdeit train: error: {unreadable[1]}", file=sys.stderr)
+        return 2
+    except (tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.UnavailableError) as error:
+        print(f"tfdeit train: error: a worker is gone; restart all with --resume ({error.message})", file=sys.stderr)
         return 1
     if finished:
-        print(f"{out / 'model'}: try `tfdeit predict PHOTO --model {out / 'model'}`")
+        print(f"the model is in {out / 'model'}")
     else:
         print(f"stopped; go on with `tfdeit train --out {out} --resume`")
     return 0

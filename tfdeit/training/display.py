@@ -59,13 +59,13 @@ class Display:
     def epoch(self, row: dict[str, float]):
         """Shows the end of an epoch."""
         self.marks = []  # evaluation is no training
-        names = {name: value for name, value in row.items() if name not in ("epoch", "step")}
-        self.write("epoch", row["step"], names)
-        figures = (
-            f"{name} {value:.1%}" if name.endswith("accuracy") else f"{name} {value:.4g}"
-            for name, value in names.items()
-        )
-        print(f"epoch {row['epoch']}/{self.trainer.recipe.epochs}  {'  '.join(figures)}", flush=True)
+        figures = {name: value for name, value in row.items() if name not in ("epoch", "step")}
+        self.write("epoch", row["step"], figures)
+        shown = [f"epoch {row['epoch']}/{self.trainer.recipe.epochs}"]
+        for name, value in figures.items():
+            if name != "gradient_norm":
+                shown.append(f"{name} {value:.1%}" if name.endswith("accuracy") else f"{name} {value:.4g}")
+        print("  ".join(shown), flush=True)
 
     def write(self, prefix: str, step: int, figures: dict[str, float]):
         """Writes TensorBoard's scalars."""

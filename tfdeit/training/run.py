@@ -1,5 +1,6 @@
 """A run from names: data, model, teacher and recipe to a trained model in a directory."""
 
+import functools
 import json
 import os
 import warnings
@@ -23,10 +24,13 @@ from tfdeit.labels import match_classes
 from tfdeit.models import (
     TFDeiTForImageClassification,
     TFDeiTForImageClassificationWithTeacher,
+    TFDeiTForMaskedImageModeling,
     TFViTForImageClassification,
+    TFViTForMaskedImageModeling,
 )
 from tfdeit.processing import AutoImageProcessor, BaseImageProcessor, protocol_processor
 from tfdeit.training.learner import Learner
+from tfdeit.training.masked_images import MaskedImages, masked_pipeline, reconstruction_grid
 from tfdeit.training.optimizer import make_optimizer
 from tfdeit.training.recipe import TrainRecipe
 from tfdeit.training.tasks import classification
@@ -34,7 +38,15 @@ from tfdeit.training.teacher import load_teacher
 from tfdeit.training.trainer import Trainer
 from tfdeit.training.workers import Workers, choose_strategy
 
-HEADS = ("classifier", "cls_classifier", "distillation_classifier")
+HEADS = ("classifier", "cls_classifier", "distillation_classifier", "decoder")
+_CLASSES = {
+    ("vit", "classification", "both"): TFViTForImageClassification,
+    ("vit", "classification", "class"): TFViTForImageClassification,
+    ("deit", "classification", "both"): TFDeiTForImageClassificationWithTeacher,
+    ("deit", "classification", "class"): TFDeiTForImageClassification,
+    ("vit", "masked_image_modeling", "both"): TFViTForMaskedImageModeling,
+    ("deit", "masked_image_modeling", "both"): TFDeiTForMaskedImageModeling,
+}
 
 
 class Run(NamedTuple):
@@ -67,6 +79,13 @@ def train(
         Diverged: see `Trainer.fit`.
     """
     directory = Path(directory)
+    if (directory / "recipe.toml").exists() and not resume:
+        raise ValueError(
+            f"Expected a new directory for the run. Received: {directory}, which holds one. Resume it (--resume), or "
+            "name another."
+        )
+    if recipe.task != "classification" and (run.teacher or recipe.heads != "both" or recipe.distillation != "none"):
+        raise ValueError("Expected no teacher, distillation or heads=class for masked image modelling. Received: one.")
     strategy = choose_strategy()
     workers = Workers(strategy)
     keras.utils.set_random_seed(recipe.seed)
@@ -78,25 +97,40 @@ def train(
         processor = find_processor(run.model, recipe, student.config)
         recipe = recipe.replace(mean=tuple(processor.image_mean), std=tuple(processor.image_std))
         train_data, test_data = make_pipelines(recipe, train_source, test_source, processor, workers)
-        teacher = run.teacher and load_teacher(run.teacher, run.teacher_pixels, jit=recipe.jit)
-        task = classification(recipe, student, teacher)
+        if recipe.task == "classification":
+            teacher = run.teacher and load_teacher(run.teacher, run.teacher_pixels, jit=recipe.jit)
+            task = classification(recipe, student, teacher)
+        else:
+            mask = functools.partial(
+                masked_pipeline, config=student.config, block_size=recipe.mask_block, ratio=recipe.mask_ratio
+            )
+            task, train_data, test_data = MaskedImages(), mask(train_data), mask(test_data)
         learner = Learner(student, task, recipe.accumulation, recipe.clip, recipe.ema, recipe.jit)
         learner.compile(make_optimizer(recipe, student.config, train_data.steps_per_epoch))
     trainer = Trainer(learner, recipe, train_data, test_data, directory)
     if workers.chief:
-        check_directory(directory, recipe, run, resume)
+        record(directory, recipe, run)
     size = f"{type(student).__name__}, {student.count_params() / 1e6:.1f} M parameters"
     plan = f"{trainer.total} steps of {recipe.batch_size} images, {recipe.epochs} epochs"
     say(f"{run.model}: {size}; {plan}; learning rate {recipe.peak_lr:.3g}")
     finished = trainer.fit()
     if finished and workers.chief:
-        for name, averaged in {"model": False, "model_ema": True}.items():
-            if learner.averages or not averaged:
-                trainer.weights(averaged).save_pretrained(directory / name)
-                processor.save_pretrained(directory / name)
+        write_models(trainer, processor, directory)
     for failure in train_data.failures + test_data.failures:
         say(f"skipped {failure.name}: {failure.reason}")
     return finished
+
+
+def write_models(trainer: Trainer, processor: BaseImageProcessor, directory: Path):
+    """Writes model/ and model_ema/; of masked image modelling, also reconstruction.png, of images to evaluate on."""
+    for name, averaged in {"model": False, "model_ema": True}.items():
+        if trainer.learner.averages or not averaged:
+            trainer.weights(averaged).save_pretrained(directory / name)
+            processor.save_pretrained(directory / name)
+    if trainer.recipe.task == "masked_image_modeling":
+        pixel_values, masks = (array[:8] for array in next(trainer.validation.dataset().as_numpy_iterator()))
+        page = reconstruction_grid(trainer.model, pixel_values, masks, trainer.recipe.mean, trainer.recipe.std)
+        page.save(directory / "reconstruction.png")
 
 
 def fitting_batch(recipe: TrainRecipe, images: int, replicas: int, say: Callable) -> TrainRecipe:
@@ -141,10 +175,9 @@ def build_model(name: str, recipe: TrainRecipe, class_names: list[str], say: Cal
         config = zoo.find(name).config()
     if not _same_classes(class_names, config):
         changes["id2label"] = class_names
-    model_class = TFViTForImageClassification
-    if config.model_type == "deit":
-        single = recipe.heads == "class"
-        model_class = TFDeiTForImageClassification if single else TFDeiTForImageClassificationWithTeacher
+    if recipe.task == "masked_image_modeling":
+        changes["encoder_stride"] = config.patch_hw[0]
+    model_class = _CLASSES[config.model_type, recipe.task, recipe.heads]
     if recipe.pretrained:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
@@ -174,6 +207,8 @@ def _same_classes(class_names: list[str], config: ViTConfig) -> bool:
 def find_processor(name: str, recipe: TrainRecipe, config: ViTConfig) -> BaseImageProcessor:
     """Returns the image processor of the model: its own, or one of the recipe's protocol, or of Facebook's."""
     size, wanted = config.image_hw[0], recipe.protocol
+    if not recipe.pretrained and name in zoo.BY_NAME:  # an architecture: nothing is downloaded
+        return protocol_processor(wanted or zoo.find(name).protocol, size)
     try:
         processor = AutoImageProcessor.from_pretrained(name)
     except FileNotFoundError:
@@ -192,24 +227,20 @@ def make_pipelines(
     order = Order(recipe.seed, recipe.repeats, workers.rank, workers.count)
     size = (processor.crop_size if processor.do_center_crop else processor.size)["height"]
     batch = recipe.batch_size // workers.count
-    train_data = train_pipeline(train_source, batch, size, recipe, order=order, loading=loading)
+    mix = recipe.task == "classification"
+    train_data = train_pipeline(train_source, batch, size, recipe, mix=mix, order=order, loading=loading)
     test_data = eval_pipeline(test_source, min(recipe.batch_size, 64), processor, loading=loading)
     return train_data, test_data
 
 
-def check_directory(directory: Path, recipe: TrainRecipe, run: Run, resume: bool):
-    """Writes recipe.toml and arguments.json, which a run that is resumed must not contradict.
+def record(directory: Path, recipe: TrainRecipe, run: Run):
+    """Writes recipe.toml and arguments.json; those of a run that is resumed must be the same.
 
     Raises:
-        ValueError: if there is another run in the directory, or one that is not to be resumed.
+        ValueError: if they are not.
     """
     arguments = json.dumps(run._asdict(), indent=2) + "\n"
     recipe_file, arguments_file = directory / "recipe.toml", directory / "arguments.json"
-    if recipe_file.exists() and not resume:
-        raise ValueError(
-            f"Expected a new directory for the run. Received: {directory}, which holds one. Resume it (--resume), or "
-            "name another."
-        )
     if recipe_file.exists():
         differences = TrainRecipe.from_toml(recipe_file).differences(recipe)
         if arguments_file.exists() and arguments_file.read_text(encoding="utf-8") != arguments:

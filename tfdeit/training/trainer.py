@@ -93,12 +93,13 @@ class Trainer:
         step = self.workers.distributed(self.learner)
         state, per_epoch = self.state, self.train.steps_per_epoch
         with self._signals(), Display(self, self.workers.chief) as self.display:
-            batches = iter(self.train.dataset(state.step))
+            batches = self.workers.batches(self.train, state.step)
             while state.step < self.total and not self.stopping:
                 figures = step(next(batches), self.signalled)
                 state.step += 1
                 self.pending.append((state.step, figures))
                 self._read(LAG)
+                self.stopping |= self.signalled and self.workers.count == 1
                 if state.step % per_epoch == 0:
                     self._end_epoch()
                 elif self.recipe.save_every and state.step % self.recipe.save_every == 0:

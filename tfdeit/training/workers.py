@@ -2,11 +2,13 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import tensorflow as tf
 
+from tfdeit.data.loading import Pipeline
 from tfdeit.training.learner import Learner
 
 
@@ -63,6 +65,20 @@ class Workers:
         for variable in model.variables:
             if id(variable) not in weights and self.rank:
                 variable.assign(keras.ops.add(variable, [self.rank, 0]))
+
+    def batches(self, pipeline: Pipeline, step: int) -> Iterator:
+        """Yields the batches from a step on."""
+        if self.count == 1:
+            yield from pipeline.dataset(step)
+            return
+        # With several workers, tf.data places some functions on the chief, and fails: finish in a thread instead.
+        batches = iter(pipeline.host(step))
+        with ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(lambda: pipeline.finish(next(batches)))
+            while True:
+                batch = ahead.result()
+                ahead = pool.submit(lambda: pipeline.finish(next(batches)))
+                yield batch
 
     def distributed(self, learner: Learner) -> Callable:
         """Returns the step of all workers: (batch of this worker, whether to stop) -> figures, and "stop" of any."""
