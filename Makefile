@@ -9,7 +9,7 @@ demo: $(VENV)/installed            ## classify the photos in examples/photos wit
 	$(BIN)/tfdeit predict examples/photos
 
 test: $(VENV)/tested $(VENV)/engines/installed  ## run all tests, slow ones too
-	$(BIN)/pytest -m "slow or not slow"
+	$(BIN)/pytest -m "slow or not slow" -n 2 --dist loadfile
 
 parity: $(VENV)/tested             ## compare with transformers and timm, and one backend with another
 	$(BIN)/pytest -m "slow or not slow" tests/test_parity*.py tests/test_backends.py
