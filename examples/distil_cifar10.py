@@ -50,6 +50,7 @@ def main():
     parser.add_argument("--batch-size", type=int, default=128)
     args = parser.parse_args()
 
+    keras.utils.set_random_seed(0)
     images, held_out, _ = open_splits(args.data)
     # The teacher takes pixels from 0 to 255: a mean of 0, and a standard deviation of 1/255.
     plain = RECIPES["cifar10_micro"].replace(mean=(0.0,) * 3, std=(1 / 255,) * 3)

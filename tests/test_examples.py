@@ -84,7 +84,7 @@ def test_distil_cifar10(tmp_path, rng):
         "--teacher-epochs",
         "4",
         "--epochs",
-        "6",
+        "14",
         "--batch-size",
         "16",
     ]
