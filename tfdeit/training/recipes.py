@@ -1,9 +1,11 @@
 """The recipes by name: those of the papers, and some for small data."""
 
+import dataclasses
 import difflib
 import os
 from pathlib import Path
 
+from tfdeit.data.recipe import RECIPES as AUGMENTATIONS
 from tfdeit.training.recipe import TrainRecipe
 
 _PLAIN = {  # crops and mirrors only
@@ -53,11 +55,7 @@ RECIPES = {
     ),
     # README_revenge.md of facebookresearch/deit, the small model; LAMB as in NVIDIA's apex, which clips at 1.
     "deit3_pretrain": TrainRecipe(
-        auto_augment=None,
-        three_augment=True,
-        color_jitter=0.3,
-        reprob=0.0,
-        smoothing=0.0,
+        **dataclasses.asdict(AUGMENTATIONS["deit3"]),
         epochs=800,
         batch_size=2048,
         loss="binary_cross_entropy",
@@ -69,9 +67,9 @@ RECIPES = {
     ),
     # configs/vit_base__800ep of microsoft/SimMIM, with a cosine in place of its step at epoch 700.
     "simmim": TrainRecipe(
-        **_PLAIN,
+        **dataclasses.asdict(AUGMENTATIONS["simmim"]),
         task="masked_image_modeling",
-        scale=(0.67, 1.0),
+        repeats=1,
         epochs=800,
         batch_size=2048,
         lr=1e-4,
