@@ -16,7 +16,7 @@ ROWS = [
     {"data", "inference", "parity"},
     {"evaluation", "serving"},
     {"exports", "training"},
-    {"commands", "server"},
+    {"arguments", "commands", "server"},
     {"attention_command", "evaluate_command", "export_commands", "serve_command", "train_command"},
     {"cli"},
 ]

@@ -4,9 +4,51 @@ import argparse
 import sys
 from pathlib import Path
 
-from tfdeit.commands import find_images, load_classifier, prefetched, prepare, progress, silenced_stderr
+from tfdeit.arguments import DEFAULT_MODEL, positive
+from tfdeit.commands import PROTOCOLS, find_images, load_classifier, prefetched, prepare, progress, silenced_stderr
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def add_parser(commands):
+    """Adds the parser of `attention`."""
+    attention = commands.add_parser(
+        "attention",
+        help="draw where a model looks",
+        description="Draws what the class token, and the distillation token, attend to: attention rollout through all "
+        "blocks, and each head of one block, over the part of the photo that the model sees.",
+    )
+    attention.add_argument("paths", nargs="+", metavar="PATH", help="image, folder (searched deeply), glob, or -")
+    attention.add_argument(
+        "-o", "--output", required=True, metavar="OUT", help="picture to write, such as map.png; directory for several"
+    )
+    attention.add_argument(
+        "--model", default=DEFAULT_MODEL, help="directory in Hugging Face format, hub id, or name (%(default)s)"
+    )
+    attention.add_argument(
+        "--block",
+        type=int,
+        default=-1,
+        metavar="N",
+        help="whose heads to show; from 0, or -1 for the last (%(default)s)",
+    )
+    attention.add_argument(
+        "--discard",
+        type=float,
+        default=0.0,
+        metavar="F",
+        help="fraction of the weights that rollout drops (%(default)s)",
+    )
+    attention.add_argument(
+        "--size", type=positive, default=224, metavar="N", help="side of a map in pixels (%(default)s)"
+    )
+    attention.add_argument(
+        "--batch-size", type=positive, default=16, metavar="N", help="images at a time (%(default)s)"
+    )
+    attention.add_argument(
+        "--protocol", choices=PROTOCOLS, help="resize and crop as this published evaluation, not as the model's own"
+    )
+    attention.set_defaults(run=run_attention)
 
 
 def run_attention(args: argparse.Namespace) -> int:

@@ -10,11 +10,48 @@ import time
 import zipfile
 from pathlib import Path
 
+from tfdeit.arguments import DEFAULT_MODEL, positive
 from tfdeit.commands import PROTOCOLS, load_classifier, progress, silenced_stderr
 
 SHOWN = 20  # classes in a table; those with the lowest recall, if there are more
 SAVE_SECONDS = 10.0  # between two states on the disk
 STATE = "state.npz"
+
+
+def add_parser(commands):
+    """Adds the parser of `evaluate`."""
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure the accuracy of a model",
+        description="Measures accuracy, loss and calibration of a classifier on labelled images, class by class. "
+        "Images that cannot be read are named on stderr and left out, and the exit status is 1.",
+    )
+    evaluate.add_argument(
+        "--model", default=DEFAULT_MODEL, help="directory in Hugging Face format, hub id, or name (%(default)s)"
+    )
+    evaluate.add_argument(
+        "--data",
+        required=True,
+        metavar="SOURCE",
+        help="folder of class folders, zip of one, list (.csv, .jsonl) of path and label, or what `tfdeit pack` wrote",
+    )
+    evaluate.add_argument("--split", metavar="NAME", help="folder inside SOURCE, such as val or test")
+    evaluate.add_argument(
+        "--protocol", choices=PROTOCOLS, help="resize and crop as this published evaluation, not as the model's own"
+    )
+    evaluate.add_argument(
+        "--head",
+        choices=("both", "class", "distillation"),
+        default="both",
+        help="of a distilled model: the mean of its heads, or one of them (%(default)s)",
+    )
+    evaluate.add_argument("--batch-size", type=positive, default=32, metavar="N", help="images at a time (%(default)s)")
+    evaluate.add_argument("--json", action="store_true", help="print one JSON object")
+    evaluate.add_argument(
+        "-o", "--output", metavar="DIR", help="new or empty directory for tables, charts, and the state of --resume"
+    )
+    evaluate.add_argument("--resume", action="store_true", help="go on where the evaluation in DIR was interrupted")
+    evaluate.set_defaults(run=run_evaluate)
 
 
 def run_evaluate(args: argparse.Namespace) -> int:

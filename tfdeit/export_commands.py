@@ -8,10 +8,41 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tfdeit.commands import find_images, load_classifier, prefetched, prepare, progress, silenced_stderr
-from tfdeit.exports import check_choice
+from tfdeit.arguments import DEFAULT_MODEL, positive
+from tfdeit.commands import PROTOCOLS, find_images, load_classifier, prefetched, prepare, progress, silenced_stderr
+from tfdeit.exports import FORMATS, check_choice
 
 CHECKED, CALIBRATED = 64, 300  # photos of a folder that are used at most
+
+
+def add_parser(commands):
+    """Adds the parser of `export`."""
+    dtypes = "; ".join(f"{name}: {', '.join(row.dtypes)}" for name, row in FORMATS.items())
+    export = commands.add_parser(
+        "export",
+        help="write a model for another runtime",
+        description="Writes a classifier for TF Serving, LiteRT, ONNX Runtime, OpenVINO or PyTorch; loads what it "
+        "wrote in that runtime, and compares the logits with TensorFlow's. If they differ by more than rounding "
+        "explains, nothing is kept, and the exit status is 1.",
+    )
+    export.add_argument(
+        "--model", default=DEFAULT_MODEL, help="directory in Hugging Face format, hub id, or name (%(default)s)"
+    )
+    export.add_argument("-o", "--output", required=True, metavar="DIR", help="new or empty directory")
+    export.add_argument("--format", choices=FORMATS, default="savedmodel", help="what to write (%(default)s)")
+    export.add_argument("--dtype", default="float32", help=f"how to store the weights (%(default)s); {dtypes}")
+    export.add_argument("--check", metavar="FOLDER", help="photos to compare on; generated patterns if not given")
+    export.add_argument(
+        "--calibration",
+        metavar="FOLDER",
+        help="photos to fit openvino's int8 to; without them, only weights are rounded",
+    )
+    export.add_argument("--top-k", type=positive, metavar="K", help="classes in an answer of savedmodel (5)")
+    export.add_argument("--labels", metavar="FILE", help="names of the classes, one a line, instead of the model's")
+    export.add_argument(
+        "--protocol", choices=PROTOCOLS, help="resize and crop as this published evaluation, not as the model's own"
+    )
+    export.set_defaults(run=run_export)
 
 
 def run_export(args: argparse.Namespace) -> int:

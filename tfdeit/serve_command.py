@@ -5,8 +5,49 @@ import os
 import sys
 from pathlib import Path
 
+from tfdeit.arguments import natural, port_number, positive, version_label
 from tfdeit.commands import silenced_stderr
 from tfdeit.server.versions import find_versions
+
+
+def add_parser(commands):
+    """Adds the parser of `serve`."""
+    serve = commands.add_parser(
+        "serve",
+        help="serve a SavedModel on this machine",
+        description="Serves the SavedModel in DIR/1 (or the highest number, also one that appears later) with "
+        "TensorFlow Serving's REST and gRPC protocols, and a web page. For production there is TensorFlow Serving.",
+    )
+    serve.add_argument(
+        "directory", metavar="DIR", help="directory with numbered versions, as `tfdeit export` writes it"
+    )
+    options = {
+        "--port": (port_number, 8501, "N", "port of REST and the web page; 0 takes a free one"),
+        "--grpc-port": (port_number, 8500, "N", "port of gRPC"),
+        "--host": (str, "127.0.0.1", "ADDRESS", "address to listen on; there is no authentication"),
+        "--model-name": (str, None, "NAME", "name in URLs and requests (that of DIR)"),
+        "--max-batch-size": (positive, 32, "N", "rows that are executed together"),
+        "--batch-timeout": (natural, 2, "MS", "milliseconds that a request waits for others"),
+        "--workers": (positive, None, "N", "batches executed at the same time (number of cores)"),
+        "--max-queue": (positive, 256, "N", "requests accepted and not yet answered"),
+        "--max-body": (positive, 32, "MIB", "size of a request"),
+        "--max-instances": (positive, 128, "N", "rows of a request"),
+        "--grace": (natural, 30, "S", "seconds to finish accepted requests after a signal"),
+    }
+    for name, (kind, default, metavar, text) in options.items():
+        shown = "" if default is None else " (%(default)s)"
+        serve.add_argument(name, type=kind, default=default, metavar=metavar, help=text + shown)
+    serve.add_argument(
+        "--version-label",
+        action="append",
+        type=version_label,
+        default=[],
+        metavar="LABEL=VERSION",
+        dest="labels",
+        help="serve this version too, at /labels/LABEL; repeatable",
+    )
+    serve.add_argument("--no-access-log", dest="access_log", action="store_false", help="do not log each request")
+    serve.set_defaults(run=run_serve)
 
 
 def run_serve(args: argparse.Namespace) -> int:

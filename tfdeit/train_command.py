@@ -10,6 +10,48 @@ from pathlib import Path
 from tfdeit.commands import silenced_stderr
 
 
+def add_parser(commands):
+    """Adds the parser of `train`."""
+    train = commands.add_parser(
+        "train",
+        help="train, distil or fine-tune a model",
+        description="Trains a model on labelled images, by a recipe. RUN gets checkpoints, history.csv, curves.png, "
+        "TensorBoard's logs, and at the end the model, as a directory that the other commands take. SIGTERM and Ctrl-C "
+        "save and stop. Recipes: deit_pretrain, deit_distill_hard, deit_distill_soft, deit_finetune_384, vit_finetune, "
+        "deit3_pretrain, simmim, linear_probe, finetune, cifar10_micro.",
+    )
+    train.add_argument("--recipe", metavar="R", help="name of a recipe, or a file such as RUN/recipe.toml")
+    train.add_argument(
+        "--data",
+        metavar="DATA",
+        help="folder of train/CLASS/ and val/CLASS/, or of CLASS/ (a fifth is kept to evaluate on); zip, list or "
+        "packed records of the same",
+    )
+    train.add_argument("--val", dest="validation", metavar="DATA", help="images to evaluate on, if they are elsewhere")
+    train.add_argument(
+        "--model", metavar="NAME", help="directory, hub id, or name: where to start from, or its architecture"
+    )
+    train.add_argument("--out", required=True, metavar="RUN", help="directory of the run")
+    train.add_argument(
+        "--teacher", metavar="T", help=".keras file, SavedModel, name in keras.applications, or what --model takes"
+    )
+    train.add_argument(
+        "--teacher-pixels",
+        choices=("0..255", "0..1", "-1..1", "imagenet"),
+        help="what a .keras file or SavedModel takes (0..255)",
+    )
+    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint in RUN, if there is one")
+    train.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        dest="overrides",
+        help="a field of the recipe, such as epochs=10, lr=1e-4, batch_size=64, distillation=hard; repeatable",
+    )
+    train.set_defaults(run=run_train)
+
+
 def run_train(args: argparse.Namespace) -> int:
     """Trains, or goes on training, and says where the model is."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -1,0 +1,45 @@
+"""What the parsers of all commands share: types of arguments, and the default model."""
+
+import argparse
+import contextlib
+import json
+import math
+
+DEFAULT_MODEL = "deit_micro_cifar10"
+
+
+def assignment(text: str) -> tuple[str, object]:
+    """Parses FIELD=VALUE, the value as JSON, or else as a string."""
+    name, sign, value = text.partition("=")
+    if not (name and sign):
+        raise argparse.ArgumentTypeError(f"expected FIELD=VALUE, received {text!r}")
+    with contextlib.suppress(json.JSONDecodeError):
+        value = json.loads(value)
+    return name, tuple(value) if isinstance(value, list) and "size" in name else value
+
+
+def version_label(text: str) -> tuple[str, int]:
+    """Parses LABEL=VERSION."""
+    label, _, version = text.partition("=")
+    if not (label and version.isdecimal()):
+        raise argparse.ArgumentTypeError(f"expected LABEL=VERSION with a number, received {text!r}")
+    return label, int(version)
+
+
+def natural(text: str, low: int = 0, high: float = math.inf) -> int:
+    """Parses an integer of at least 0."""
+    value = int(text) if text.isdecimal() else -1
+    if not low <= value <= high:
+        bounds = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
+        raise argparse.ArgumentTypeError(f"expected an integer {bounds}, received {text!r}")
+    return value
+
+
+def positive(text: str) -> int:
+    """Parses an integer of at least 1."""
+    return natural(text, 1)
+
+
+def port_number(text: str) -> int:
+    """Parses a TCP port."""
+    return natural(text, 0, 65535)
