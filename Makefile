@@ -36,7 +36,8 @@ $(VENV)/tested: $(VENV)/installed
 	touch $@
 
 # Beam and KServe want older versions of what they share with tfdeit: their examples run in an environment of their own.
-$(VENV)/engines/installed: $(VENV)/tested
+$(VENV)/engines/installed:
+	mkdir -p $(VENV)
 	$(PYTHON) -m venv $(VENV)/engines
 	$(VENV)/engines/bin/pip install apache-beam kserve tensorflow
 	touch $@

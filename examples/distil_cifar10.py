@@ -61,7 +61,7 @@ def main():
     steps = args.teacher_epochs * data.steps_per_epoch
     rate = keras.optimizers.schedules.CosineDecay(0.0, steps, warmup_target=2e-3, warmup_steps=steps // 10)
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
-    teacher.compile(keras.optimizers.AdamW(rate), loss, jit_compile=True)
+    teacher.compile(keras.optimizers.AdamW(rate), loss, jit_compile=False)
     fit = {"steps_per_epoch": data.steps_per_epoch, "epochs": args.teacher_epochs, "shuffle": False, "verbose": 2}
     teacher.fit(data.dataset(), **fit)
     teacher.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])

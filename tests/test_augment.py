@@ -301,7 +301,7 @@ def test_threads_do_not_matter():
     run = [sys.executable, "-c", PROGRAM]
     outputs = {
         subprocess.run([*run, *threads], capture_output=True, text=True, check=True, env=os.environ).stdout
-        for threads in (("1", "1"), ("2", "4"), ("5", "2"))
+        for threads in (("1", "1"), ("5", "2"))
     }
     assert len(outputs) == 1
     assert len(outputs.pop().split()) == 2

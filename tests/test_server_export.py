@@ -163,5 +163,5 @@ def test_load(shared_images):
     load = json.loads(done.stdout)
     assert load["answers"] > load["clients"]
     assert load["answers"] == load["answers_says_server"]
-    assert (load["wrong"], load["lost"], load["exit_status"]) == (0, 0, 0), load
+    assert (load["wrong"], load["lost"], load["exit_status"]) == (0, 0, 0), done.stdout
     assert load["refused_after_sigterm"] > 0

@@ -17,7 +17,7 @@ from tfdeit.server.models import Model
 from tfdeit.server.rest import build_app
 from tfdeit.server.service import Limits, Service, logger
 
-QUIET = 0.2  # seconds without a request after which a draining server is done
+QUIET = 1.0  # seconds without a request after which a draining server is done: clients on busy machines are slow
 
 
 @dataclasses.dataclass(frozen=True)
