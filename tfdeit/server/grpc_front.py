@@ -134,6 +134,8 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
 
 async def answer(service: Service, api: str, context: grpc.aio.ServicerContext, work: Callable[[], Awaitable]):
     """Returns what `work` returns, or ends the call with the status of its error."""
+    if service.draining:
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "the server stops")
     try:
         with service.account("gRPC", api, context.peer()):
             return await work()

@@ -91,13 +91,13 @@ class Server:
         self.service.draining = True
         self._watch.cancel()
         await self._health.enter_graceful_shutdown()
-        grpc_stopped = asyncio.create_task(self._grpc.stop(self.options.grace))
         await self._site.stop()
         with contextlib.suppress(asyncio.TimeoutError):  # then the rest is dropped, and the log says how much
             await asyncio.wait_for(self._drained(), self.options.grace)
         if self.service.in_flight:
             logger.warning("%d requests are dropped after %s s", self.service.in_flight, self.options.grace)
-        await grpc_stopped
+        # Not before: gRPC cancels calls that have arrived and were not given to Python yet.
+        await self._grpc.stop(None)
         await self._rest.cleanup()
         self.service.batcher.close()
 
