@@ -15,8 +15,8 @@ ROWS = [
     {"models", "processing"},
     {"data", "inference", "parity"},
     {"evaluation", "serving"},
-    {"exports", "training"},
-    {"arguments", "commands", "server"},
+    {"arguments", "exports", "training"},
+    {"commands", "server"},
     {"attention_command", "evaluate_command", "export_commands", "serve_command", "train_command"},
     {"cli"},
 ]

@@ -57,7 +57,7 @@ def test_maps_of_a_model(size, distilled, rng):
     model = model_class(config_class(**SIZES, image_size=size))
     pixels = rng.normal(size=(3, *size, 3)).astype("float32")
     attentions = [np.asarray(a) for a in model(pixels, output_attentions=True).attentions]
-    maps = attention_maps(model, pixels, block=0)
+    maps = attention_maps(attentions, model.config.num_prefix_tokens, model.config.grid, block=0)
     tokens = ["class token", "distillation token"][: 1 + distilled]
     assert list(maps) == [f"{token}: {kind}" for token in tokens for kind in ("rollout", "mean", "head 1", "head 2")]
     for index, token in enumerate(tokens):
@@ -74,12 +74,11 @@ def test_maps_of_a_model(size, distilled, rng):
 
 
 def test_what_is_refused(rng):
-    model = tfdeit.TFViTModel(tfdeit.ViTConfig(**SIZES, image_size=32))
-    pixels = rng.normal(size=(1, 32, 32, 3)).astype("float32")
+    attentions = [rng.uniform(size=(1, 2, 17, 17)).astype("float32")] * 2
     with pytest.raises(ValueError, match="Expected a block from 0 to 1, or from -2 to -1. Received: block=2"):
-        attention_maps(model, pixels, block=2)
+        attention_maps(attentions, 1, (4, 4), block=2)
     with pytest.raises(ValueError, match=r"discard in \[0, 1\)"):
-        attention_maps(model, pixels, discard=1.0)
+        attention_maps(attentions, 1, (4, 4), discard=1.0)
     with pytest.raises(ValueError, match="token below 1"):
         attention_rollout([np.ones((1, 1, 5, 5))], 1, token=1)
 

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 import tfdeit
-from tfdeit.cli import PROTOCOLS, main
+from tfdeit.arguments import PROTOCOLS
+from tfdeit.cli import main
 
 TFDEIT = Path(sys.executable).with_name("tfdeit")
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 from tfdeit import zoo
-from tfdeit.cli import PROTOCOLS
+from tfdeit.arguments import PROTOCOLS
 from tfdeit.config import DeiTConfig, ViTConfig
 
 every_row = pytest.mark.parametrize("row", zoo.CHECKPOINTS, ids=lambda row: row.name)

@@ -1,4 +1,4 @@
-"""What the parsers of all commands share: types of arguments, and the default model."""
+"""What the parsers of all commands share: types of arguments, and how a model is named."""
 
 import argparse
 import contextlib
@@ -6,6 +6,17 @@ import json
 import math
 
 DEFAULT_MODEL = "deit_micro_cifar10"
+PROTOCOLS = ("deit3", "fb", "hf", "mmpretrain", "timm", "vit")
+
+
+def add_model(parser: argparse.ArgumentParser):
+    """Adds --model and --protocol, the arguments of `commands.load_classifier`."""
+    parser.add_argument(
+        "--model", default=DEFAULT_MODEL, help="directory in Hugging Face format, hub id, or name (%(default)s)"
+    )
+    parser.add_argument(
+        "--protocol", choices=PROTOCOLS, help="resize and crop as this published evaluation, not as the model's own"
+    )
 
 
 def assignment(text: str) -> tuple[str, object]:

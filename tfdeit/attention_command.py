@@ -4,8 +4,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from tfdeit.arguments import DEFAULT_MODEL, positive
-from tfdeit.commands import PROTOCOLS, find_images, load_classifier, prefetched, prepare, progress, silenced_stderr
+from tfdeit.arguments import add_model, positive
+from tfdeit.commands import (
+    find_images,
+    load_classifier,
+    prefetched,
+    prepare,
+    progress,
+    report_failures,
+    silenced_stderr,
+    softmax,
+)
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -22,9 +31,7 @@ def add_parser(commands):
     attention.add_argument(
         "-o", "--output", required=True, metavar="OUT", help="picture to write, such as map.png; directory for several"
     )
-    attention.add_argument(
-        "--model", default=DEFAULT_MODEL, help="directory in Hugging Face format, hub id, or name (%(default)s)"
-    )
+    add_model(attention)
     attention.add_argument(
         "--block",
         type=int,
@@ -45,9 +52,6 @@ def add_parser(commands):
     attention.add_argument(
         "--batch-size", type=positive, default=16, metavar="N", help="images at a time (%(default)s)"
     )
-    attention.add_argument(
-        "--protocol", choices=PROTOCOLS, help="resize and crop as this published evaluation, not as the model's own"
-    )
     attention.set_defaults(run=run_attention)
 
 
@@ -66,9 +70,7 @@ def run_attention(args: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         print(f"tfdeit attention: error: {error}", file=sys.stderr)
         return 2
-    for reason in failed:
-        print(f"tfdeit attention: {reason}", file=sys.stderr)
-    return 1 if failed else 0
+    return report_failures("attention", failed)
 
 
 def draw_all(paths: list[str], single: bool, args: argparse.Namespace) -> list[str]:
@@ -78,6 +80,7 @@ def draw_all(paths: list[str], single: bool, args: argparse.Namespace) -> list[s
     model, processor = load_classifier(args.model, args.protocol)
     with silenced_stderr():
         import numpy as np
+        from keras import ops
 
         from tfdeit.attention_maps import attention_maps
 
@@ -89,8 +92,11 @@ def draw_all(paths: list[str], single: bool, args: argparse.Namespace) -> list[s
             good = [row for row in group if not row[-1]]
             if good:
                 pixel_values = np.stack([values for _, _, values, _ in good])
-                maps = attention_maps(model, pixel_values, args.block, args.discard)
-                answers = best_labels(model, pixel_values)
+                outputs, config = model(pixel_values, output_attentions=True), model.config
+                prefix, grid = config.num_prefix_tokens, config.grid
+                maps = attention_maps(outputs.attentions, prefix, grid, args.block, args.discard)
+                scores = softmax(ops.convert_to_numpy(outputs.logits))
+                answers = [f"{config.id2label[row.argmax()]} {row.max():.1%}" for row in scores]
                 for index, (page, path, _, _) in enumerate(good):
                     own = {name: heat[index] for name, heat in maps.items()}
                     draw_page(path, processor, own, answers[index], args.size).save(page)
@@ -111,14 +117,6 @@ def page_names(paths: list[str], directory: Path) -> list[Path]:
         taken.add(name)
         names.append(directory / name)
     return names
-
-
-def best_labels(model, pixel_values) -> list[str]:
-    """Returns the most probable class of each image, with its probability."""
-    from tfdeit.commands import softmax
-
-    scores = softmax(model.predict_on_batch(pixel_values).logits)
-    return [f"{model.config.id2label[row.argmax()]} {row.max():.1%}" for row in scores]
 
 
 def draw_page(path: str, processor, maps: dict, answer: str, size: int):

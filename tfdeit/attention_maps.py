@@ -1,6 +1,5 @@
 """Which patches an answer looked at, from the attention probabilities of all blocks."""
 
-import keras
 import numpy as np
 from keras import ops
 
@@ -44,12 +43,15 @@ def attention_rollout(attentions, num_prefix_tokens: int, token: int = 0, discar
     return row[:, num_prefix_tokens:]
 
 
-def attention_maps(model: keras.Model, pixel_values, block: int = -1, discard: float = 0.0) -> dict[str, np.ndarray]:
+def attention_maps(
+    attentions, num_prefix_tokens: int, grid: tuple[int, int], block: int = -1, discard: float = 0.0
+) -> dict[str, np.ndarray]:
     """Where a model looks: what its class token, and its distillation token, attend to.
 
     Args:
-        model: any model of this library, of images of any size that it takes.
-        pixel_values: (B, H, W, C).
+        attentions: as in `attention_rollout`.
+        num_prefix_tokens: tokens before the patches, `config.num_prefix_tokens`.
+        grid: rows and columns of patches, `config.grid` for images of the model's own size.
         block: number of the block whose heads are shown, from 0; negative ones count from the last.
         discard: see `attention_rollout`.
 
@@ -60,19 +62,15 @@ def attention_maps(model: keras.Model, pixel_values, block: int = -1, discard: f
     Raises:
         ValueError: for a block that there is not; and see `attention_rollout`.
     """
-    config = model.config
-    depth, prefix, (rows, columns) = config.num_hidden_layers, config.num_prefix_tokens, config.grid
+    depth = len(attentions)
     if not -depth <= block < depth:
         raise ValueError(f"Expected a block from 0 to {depth - 1}, or from {-depth} to -1. Received: block={block}")
-    attentions = model(pixel_values, output_attentions=True).attentions
     chosen = ops.convert_to_numpy(ops.cast(attentions[block], "float32"))
     maps = {}
-    for token, name in enumerate(("class token", "distillation token")[:prefix]):
-        rollout = ops.convert_to_numpy(attention_rollout(attentions, prefix, token, discard))
-        heads = chosen[:, :, token, prefix:]  # (B, heads, N)
+    for token, name in enumerate(("class token", "distillation token")[:num_prefix_tokens]):
+        rollout = ops.convert_to_numpy(attention_rollout(attentions, num_prefix_tokens, token, discard))
+        heads = chosen[:, :, token, num_prefix_tokens:]  # (B, heads, N)
         maps[f"{name}: rollout"] = rollout
         maps[f"{name}: mean"] = heads.mean(axis=1)
         maps |= {f"{name}: head {head + 1}": heads[:, head] for head in range(heads.shape[1])}
-    return {
-        name: (shares / shares.max(axis=1, keepdims=True)).reshape(-1, rows, columns) for name, shares in maps.items()
-    }
+    return {name: (shares / shares.max(axis=1, keepdims=True)).reshape(-1, *grid) for name, shares in maps.items()}

@@ -5,8 +5,8 @@ import os
 import sys
 
 from tfdeit import attention_command, evaluate_command, export_commands, serve_command, train_command
-from tfdeit.arguments import DEFAULT_MODEL, assignment, positive
-from tfdeit.commands import PROTOCOLS, run_augment, run_info, run_list, run_pack, run_port, run_predict
+from tfdeit.arguments import add_model, assignment, positive
+from tfdeit.commands import run_augment, run_info, run_list, run_pack, run_port, run_predict
 
 TARGETS = ("hf", "timm", "fb", "mmpretrain", "npz", "keras")
 
@@ -49,14 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="image, folder (searched deeply), glob, or - for a list on stdin",
     )
-    predict.add_argument(
-        "--model", default=DEFAULT_MODEL, help="directory in Hugging Face format, hub id, or name (%(default)s)"
-    )
+    add_model(predict)
     predict.add_argument("--top-k", type=positive, default=3, metavar="K", help="classes per image (%(default)s)")
     predict.add_argument("--batch-size", type=positive, default=32, metavar="N", help="images at a time (%(default)s)")
-    predict.add_argument(
-        "--protocol", choices=PROTOCOLS, help="resize and crop as this published evaluation, not as the model's own"
-    )
     form = predict.add_mutually_exclusive_group()
     form.add_argument("--json", dest="format", action="store_const", const="json", help="print one JSON object a line")
     form.add_argument("--csv", dest="format", action="store_const", const="csv", help="print CSV, one line a class")

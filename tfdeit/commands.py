@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-PROTOCOLS = ("deit3", "fb", "hf", "mmpretrain", "timm", "vit")
+from tfdeit.arguments import PROTOCOLS
+
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 PATIENCE = 2.0  # seconds before a progress bar appears
 
@@ -22,7 +23,7 @@ def run_predict(args: argparse.Namespace) -> int:
     """Classifies images: decodes a batch in threads while the model works on the one before."""
     paths, failed = find_images(args.paths)
     if not paths:
-        return report_failures(failed or ["no images found"])
+        return report_failures("predict", failed or ["no images found"])
     try:
         model, processor = load_classifier(args.model, args.protocol)
     except (OSError, ValueError) as error:
@@ -42,7 +43,7 @@ def run_predict(args: argparse.Namespace) -> int:
     with ThreadPoolExecutor() as pool, progress(len(paths)) as advance:
         for batch in prefetched(pool, lambda path: prepare(processor, path), paths, args.batch_size):
             usable = [(path, pixels) for path, pixels, reason in batch if not reason]
-            report_failures(reasons := [f"{path}: {reason}" for path, _, reason in batch if reason])
+            report_failures("predict", reasons := [f"{path}: {reason}" for path, _, reason in batch if reason])
             failed += reasons
             if usable:
                 logits = model.predict_on_batch(np.stack([pixels for _, pixels in usable])).logits
@@ -187,11 +188,11 @@ def run_augment(args: argparse.Namespace) -> int:
     return 0
 
 
-def report_failures(reasons: list[str]) -> int:
-    """Prints what could not be used on stderr; returns the exit status for that."""
+def report_failures(command: str, reasons: list[str]) -> int:
+    """Prints what a command could not use on stderr; returns the exit status for that."""
     for reason in reasons:
-        print(f"tfdeit predict: {reason}", file=sys.stderr)
-    return 1
+        print(f"tfdeit {command}: {reason}", file=sys.stderr)
+    return 1 if reasons else 0
 
 
 def find_images(arguments: Iterable[str]) -> tuple[list[str], list[str]]:

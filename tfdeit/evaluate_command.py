@@ -10,8 +10,8 @@ import time
 import zipfile
 from pathlib import Path
 
-from tfdeit.arguments import DEFAULT_MODEL, positive
-from tfdeit.commands import PROTOCOLS, load_classifier, progress, silenced_stderr
+from tfdeit.arguments import PROTOCOLS, add_model, positive
+from tfdeit.commands import load_classifier, progress, silenced_stderr
 
 SHOWN = 20  # classes in a table; those with the lowest recall, if there are more
 SAVE_SECONDS = 10.0  # between two states on the disk
@@ -26,9 +26,7 @@ def add_parser(commands):
         description="Measures accuracy, loss and calibration of a classifier on labelled images, class by class. "
         "Images that cannot be read are named on stderr and left out, and the exit status is 1.",
     )
-    evaluate.add_argument(
-        "--model", default=DEFAULT_MODEL, help="directory in Hugging Face format, hub id, or name (%(default)s)"
-    )
+    add_model(evaluate)
     evaluate.add_argument(
         "--data",
         required=True,
@@ -36,9 +34,6 @@ def add_parser(commands):
         help="folder of class folders, zip of one, list (.csv, .jsonl) of path and label, or what `tfdeit pack` wrote",
     )
     evaluate.add_argument("--split", metavar="NAME", help="folder inside SOURCE, such as val or test")
-    evaluate.add_argument(
-        "--protocol", choices=PROTOCOLS, help="resize and crop as this published evaluation, not as the model's own"
-    )
     evaluate.add_argument(
         "--head",
         choices=("both", "class", "distillation"),

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tfdeit.arguments import DEFAULT_MODEL, positive
-from tfdeit.commands import PROTOCOLS, find_images, load_classifier, prefetched, prepare, progress, silenced_stderr
+from tfdeit.arguments import add_model, positive
+from tfdeit.commands import find_images, load_classifier, prefetched, prepare, progress, silenced_stderr
 from tfdeit.exports import FORMATS, check_choice
 
 CHECKED, CALIBRATED = 64, 300  # photos of a folder that are used at most
@@ -25,9 +25,7 @@ def add_parser(commands):
         "wrote in that runtime, and compares the logits with TensorFlow's. If they differ by more than rounding "
         "explains, nothing is kept, and the exit status is 1.",
     )
-    export.add_argument(
-        "--model", default=DEFAULT_MODEL, help="directory in Hugging Face format, hub id, or name (%(default)s)"
-    )
+    add_model(export)
     export.add_argument("-o", "--output", required=True, metavar="DIR", help="new or empty directory")
     export.add_argument("--format", choices=FORMATS, default="savedmodel", help="what to write (%(default)s)")
     export.add_argument("--dtype", default="float32", help=f"how to store the weights (%(default)s); {dtypes}")
@@ -39,9 +37,6 @@ def add_parser(commands):
     )
     export.add_argument("--top-k", type=positive, metavar="K", help="classes in an answer of savedmodel (5)")
     export.add_argument("--labels", metavar="FILE", help="names of the classes, one a line, instead of the model's")
-    export.add_argument(
-        "--protocol", choices=PROTOCOLS, help="resize and crop as this published evaluation, not as the model's own"
-    )
     export.set_defaults(run=run_export)
 
 

@@ -163,11 +163,7 @@ class Pipeline:
 
     def names(self, step: int) -> list[str]:
         """Returns what the samples of batch number `step` are called, in order."""
-        start = step * self.batch_size
-        end = start + self.batch_size
-        if not self._mode.endless:
-            end = min(end, self.order.length(len(self.source)))
-        return [self.source.name(self._locate(place)[1]) for place in range(start, end)]
+        return [self.source.name(index) for _, index, _ in self._samples(step)]
 
     def write_failures(self, path: str | os.PathLike) -> int:
         """Writes `failures` as JSON lines of index, name and reason; returns how many there are."""
@@ -218,11 +214,7 @@ class Pipeline:
     def _load(self, number):
         """Batch `number`: values, labels, seeds, and the seed of the batch."""
         with _CALLS:
-            first = int(number) * self.batch_size
-            end = first + self.batch_size
-            if not self._mode.endless:
-                end = min(end, self.order.length(len(self.source)))
-            batch = Batch(self, [self._locate(place) for place in range(first, end)])
+            batch = Batch(self, self._samples(int(number)))
             values = self._mode.load(batch)
             labels = self.source.labels[[index for _, index, _ in batch.samples]]
             arrays = *values, labels, batch.seeds
@@ -236,10 +228,11 @@ class Pipeline:
                 arrays = tuple(array[kept] for array in arrays)
             return *arrays, self.order.sample_seed(0, -1 - int(number), 0)  # never the number of a sample
 
-    def _locate(self, place):
-        """Epoch, index and repetition of the sample at a place in the row of all batches of all epochs."""
-        epoch, place = divmod(int(place), self.steps_per_epoch * self.batch_size)
-        return epoch, *(int(column[place]) for column in self._epoch(epoch))
+    def _samples(self, number: int) -> list[tuple[int, int, int]]:
+        """Epoch, index and repetition of the samples of batch `number`, counted over all epochs."""
+        epoch, number = divmod(number, self.steps_per_epoch)
+        part = slice(number * self.batch_size, (number + 1) * self.batch_size)
+        return [(epoch, *row) for row in zip(*(column[part].tolist() for column in self._epoch(epoch)), strict=True)]
 
     def fail(self, index: int, error: Exception):
         """Deals with an image that cannot be read, as `Loading.on_error` says."""

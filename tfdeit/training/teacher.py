@@ -1,7 +1,6 @@
 """Teachers: any classifier, made to answer the pixel values of a student with logits of the student's classes."""
 
 import functools
-import importlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +10,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfdeit.labels import match_classes
+from tfdeit.labels import imagenet_id2label, match_classes
+from tfdeit.models import TFAutoModelForImageClassification
+from tfdeit.processing import AutoImageProcessor
 from tfdeit.protocols import IMAGENET_MEAN, IMAGENET_STD
 from tfdeit.resample import filter_weights
 
@@ -155,7 +156,6 @@ def load_teacher(source: str | os.PathLike, pixels: str | None = None, **options
         raise ValueError(f"Expected pixels for .keras files and SavedModels only. Received: {pixels!r} for {own}")
     preprocess = PIXELS[pixels or "0..255"]
     if is_file:
-        importlib.import_module("tfdeit.models")  # registers the classes that the file may name
         return keras_teacher(keras.saving.load_model(path, compile=False), preprocess, **options)
     if is_saved_model:
         return _saved_model(path, preprocess, **options)
@@ -192,20 +192,11 @@ def _application(name: str, weights: str | None = "imagenet", **options) -> Teac
     model = build(weights=weights, classifier_activation=None)
     modules = [vars(keras.applications)[key] for key in dir(keras.applications) if key.islower()]
     module = next(module for module in modules if getattr(module, name, None) is build)
-    options.setdefault("id2label", _imagenet() if model.output_shape[-1] == 1000 else None)
+    options.setdefault("id2label", imagenet_id2label() if model.output_shape[-1] == 1000 else None)
     return keras_teacher(model, lambda pixels: module.preprocess_input(pixels * 255), **options)
 
 
-def _imagenet():
-    from tfdeit.labels import imagenet_id2label
-
-    return imagenet_id2label()
-
-
 def _pretrained(source: str | os.PathLike, **options) -> Teacher:
-    from tfdeit.models import TFAutoModelForImageClassification
-    from tfdeit.processing import AutoImageProcessor
-
     try:
         model = TFAutoModelForImageClassification.from_pretrained(source)
         processor = AutoImageProcessor.from_pretrained(source)

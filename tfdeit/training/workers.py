@@ -88,7 +88,7 @@ class Workers:
 
         def step(pixel_values, labels, stop):
             figures = {**learner.step(pixel_values, labels), "stop": stop}
-            names.extend(figures)
+            names[:] = figures
             return tf.stack(list(figures.values()))
 
         names = []
@@ -100,7 +100,7 @@ class Workers:
 
         def call(batch, stop):
             means = tf.unstack(run(*map(self.split, batch), tf.constant(float(stop))))
-            return dict(zip(names, means, strict=False))
+            return dict(zip(names, means, strict=True))
 
         return call
 
