@@ -31,7 +31,7 @@ $(VENV)/installed: setup.cfg pyproject.toml
 	touch $@
 
 $(VENV)/tested: $(VENV)/installed
-	$(BIN)/python -m pip install --editable .[dev,export,jax,parity,serving,test,tfds]
+	$(BIN)/python -m pip install --editable .[dev,export,fast,jax,parity,serving,test,tfds]
 	$(BIN)/python -m pip install --no-deps timm==1.0.31  # not its torchvision, which must be built for the torch there is
 	touch $@
 

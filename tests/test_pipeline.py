@@ -1,5 +1,6 @@
 """Pipelines: pixels against Pillow and transformers, order, resuming, errors."""
 
+import dataclasses
 import io
 import json
 import subprocess
@@ -12,6 +13,7 @@ import tensorflow as tf
 from oracles import transformers
 from PIL import Image
 
+from tfdeit.data import pipeline as pipelines
 from tfdeit.data.decoding import decode_crop
 from tfdeit.data.loading import Loading
 from tfdeit.data.order import Order
@@ -86,6 +88,17 @@ GEOMETRY = {
 }
 
 
+@pytest.fixture(params=["numba", "pillow", "device"])
+def resize_on(request, monkeypatch):
+    """Each way of resizing, as `Loading.resize_on`."""
+    if request.param == "numba":
+        pytest.importorskip("numba", reason="the extra fast")
+        assert pipelines.compiled_resize()
+    if request.param == "pillow":
+        monkeypatch.setattr(pipelines, "compiled_resize", lambda: None)
+    return "device" if request.param == "device" else "host"
+
+
 def evaluated(paths, protocol, size, resize_on, batch_size=16):
     pipeline = eval_pipeline(Files(paths), batch_size, protocol, size, loading=Loading(resize_on=resize_on))
     batches = [(values.numpy(), labels.numpy()) for values, labels in pipeline.dataset()]
@@ -119,7 +132,6 @@ def check_protocol(paths, protocol, size, resize_on):
 
 
 @pytest.mark.parametrize("protocol", ["fb", "vit"])
-@pytest.mark.parametrize("resize_on", ["host", "device"])
 def test_evaluation_of_some_photos(shared_images, protocol, resize_on):
     check_protocol(shared_images[::18], protocol, 224, resize_on)
 
@@ -127,13 +139,12 @@ def test_evaluation_of_some_photos(shared_images, protocol, resize_on):
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [224, 384])
 @pytest.mark.parametrize("protocol", ["fb", "timm", "hf", "mmpretrain", "vit"])
-@pytest.mark.parametrize("resize_on", ["host", "device"])
 def test_evaluation_of_all_photos(shared_images, protocol, size, resize_on):
     check_protocol(shared_images, protocol, size, resize_on)
 
 
-def test_sizes_and_formats_that_no_photo_has(tmp_path, rng):
-    """Much larger, thin and tiny images; grey, palette, CMYK and transparency; both places, against the processor."""
+def test_sizes_and_formats_that_no_photo_has(tmp_path, rng, resize_on):
+    """Much larger, thin and tiny images; grey, palette, CMYK and transparency; against the processor."""
     paths = []
     for name, size in {
         "large.png": (1500, 1400),
@@ -149,9 +160,8 @@ def test_sizes_and_formats_that_no_photo_has(tmp_path, rng):
         image.save(paths.append(tmp_path / f"{mode[0]}{len(paths)}.{suffix}") or paths[-1])
     processor = DeiTImageProcessor(size=40, crop_size=32, **{f"image_{k}": v for k, v in IMAGENET.items()})
     expected = processor(paths).pixel_values
-    for resize_on in ("host", "device"):
-        data = eval_pipeline(Files(paths), 20, processor, loading=Loading(resize_on=resize_on)).dataset()
-        assert np.array_equal(next(iter(data))[0], expected)
+    data = eval_pipeline(Files(paths), 20, processor, loading=Loading(resize_on=resize_on)).dataset()
+    assert np.array_equal(next(iter(data))[0], expected)
 
 
 def test_a_processor_must_make_one_size(files):
@@ -195,18 +205,22 @@ def batches(pipeline, start, count):
     return [(values.numpy(), labels.numpy()) for values, labels in pipeline.dataset(start, count)]
 
 
-def test_training_crops_are_resized_crops_of_the_images(files):
+@pytest.mark.parametrize("interpolation", ["bicubic", "random"])
+def test_training_crops_are_resized_crops_of_the_images(files, resize_on, interpolation):
     """Each pixel of a batch is what Pillow makes of the box that was drawn."""
     from tfdeit.data.augment import random_resized_crop_boxes
 
-    pipeline = train_pipeline(files, 8, 24, PLAIN, mix=False, order=Order(4))
+    recipe = dataclasses.replace(PLAIN, interpolation=interpolation)
+    pipeline = train_pipeline(files, 8, 24, recipe, mix=False, order=Order(4))
     for step, (values, labels) in enumerate(batches(pipeline, 0, 7)):
         epoch = step // pipeline.steps_per_epoch
         for pixels, index in zip(values, labels, strict=True):
             image = Image.open(files.name(index)).convert("RGB")
             seed = Order(4).sample_seed(epoch, int(index), 0)
             top, left, height, width = random_resized_crop_boxes([image.height], [image.width], seed[None]).numpy()[0]
-            box = image.crop((left, top, left + width, top + height)).resize((24, 24), Image.Resampling.BICUBIC)
+            box = image.crop((left, top, left + width, top + height))
+            filters = [Image.Resampling.BILINEAR] * (interpolation == "random") + [Image.Resampling.BICUBIC]
+            box = box.resize((24, 24), filters[seed[0] % len(filters)])
             assert np.array_equal(np.rint(pixels), np.asarray(box))
 
 

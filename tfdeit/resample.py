@@ -180,7 +180,7 @@ def _bands(in_size, out_size, name, rows):
 
 # ------------------------------------------------------------------------------------------ Pillow's images
 
-_BITS = 22  # Pillow's PRECISION_BITS for 8-bit images: 32 - 8 - 2
+BITS = 22  # Pillow's PRECISION_BITS for 8-bit images: 32 - 8 - 2
 
 
 class Taps(NamedTuple):
@@ -201,7 +201,7 @@ class ResizePlan(NamedTuple):
 
 def fixed_point(weights, xp=np):
     """Weights as the whole numbers that Pillow multiplies 8-bit pixels with."""
-    return xp.sign(weights) * xp.floor(xp.abs(weights) * 2**_BITS + 0.5)
+    return xp.sign(weights) * xp.floor(xp.abs(weights) * 2**BITS + 0.5)
 
 
 def vertical_first(in_size, out_size, order: str | None = None):
@@ -217,7 +217,7 @@ def vertical_first(in_size, out_size, order: str | None = None):
     return (order == "pillow13") & (shrink > 0) & (shrink > 2 * (in_size[1] - out_size[1]))
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=2048)
 def _image_taps(in_size, out_size, name, first, count):
     window = np.arange(first, first + count)
     rows = window.clip(0, out_size - 1)
@@ -281,18 +281,18 @@ def resample(image, rows: Taps, columns: Taps, vertical: bool, xp=np):
 
 def _resample_axis(image, taps, axis, xp):
     last = image.shape[axis] - 1
-    total = 1 << (_BITS - 1)
+    total = 1 << (BITS - 1)
     for k in range(taps.weights.shape[1]):
         weight = xp.reshape(taps.weights[:, k], (-1,) + (1,) * (-1 - axis))
         # The band of an edge pixel may run past the end of the image, where its weights are zero.
         pixels = xp.take(image, xp.minimum(taps.start + k, last), axis=axis)
         total = xp.add(total, xp.multiply(pixels, weight))
-    return xp.clip(xp.right_shift(total, _BITS), 0, 255)
+    return xp.clip(xp.right_shift(total, BITS), 0, 255)
 
 
 def taps_matrix(taps: Taps, in_size: int) -> np.ndarray:
     """The same resampling as a dense (count, in_size) float32 matrix."""
-    return _band_matrix(taps.start, taps.weights / 2**_BITS, in_size).astype("float32")
+    return _band_matrix(taps.start, taps.weights / 2**BITS, in_size).astype("float32")
 
 
 def resample_float(image, rows, columns, vertical: bool, xp=np):

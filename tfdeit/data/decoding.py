@@ -35,8 +35,8 @@ def decode_crop(data: bytes, header: Header, top: int, left: int, height: int, w
         bottom, right = min(top + height + _MARGIN, header.height), min(left + width + _MARGIN, header.width)
         box = [y, x, bottom - y, right - x]
         try:
-            around = tf.image.decode_and_crop_jpeg(data, box, 3, dct_method="INTEGER_ACCURATE").numpy()
-            return around[top - y : top - y + height, left - x : left - x + width]
+            around = tf.image.decode_and_crop_jpeg(data, box, 3, dct_method="INTEGER_ACCURATE")
+            return np.asarray(memoryview(around))[top - y : top - y + height, left - x : left - x + width]
         except tf.errors.InvalidArgumentError:
             pass  # Pillow says what is wrong
     return decode_image(data)[top : top + height, left : left + width]

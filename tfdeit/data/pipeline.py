@@ -10,16 +10,17 @@ from PIL import Image
 
 from tfdeit.data.augment import random_resized_crop_boxes
 from tfdeit.data.decoding import decode_crop
+from tfdeit.data.host_resizing import compiled_resize
 from tfdeit.data.loading import Loading, Mode, Pipeline
 from tfdeit.data.order import Order
 from tfdeit.data.recipe import RECIPES, Recipe, train_augmentation
-from tfdeit.data.resizing import resize, stack_windows, taps_signature, window_and_taps
+from tfdeit.data.resizing import read_window, resize, stack_windows, taps_signature, window_and_taps
 from tfdeit.data.sources import Source
 from tfdeit.images import read_header
 from tfdeit.processing import BaseImageProcessor, protocol_processor
+from tfdeit.resample import plan_resize
 
-_INTERPOLATIONS = {"bicubic": [Image.Resampling.BICUBIC], "bilinear": [Image.Resampling.BILINEAR]}
-_INTERPOLATIONS["random"] = [*_INTERPOLATIONS["bilinear"], *_INTERPOLATIONS["bicubic"]]
+_FILTERS = {"bicubic": ["bicubic"], "bilinear": ["bilinear"], "random": ["bilinear", "bicubic"]}
 
 
 def eval_pipeline(
@@ -58,6 +59,7 @@ def eval_pipeline(
     loading = loading or Loading()
     on_device = (loading.resize_on or ("device" if tf.config.list_logical_devices("GPU") else "host")) == "device"
     shape = size["height"], size["width"]
+    fast = None if on_device else compiled_resize()
     signature = taps_signature(*shape) if on_device else [tf.TensorSpec((*shape, 3), tf.uint8)]
 
     def load(batch):
@@ -67,7 +69,8 @@ def eval_pipeline(
         pixels = np.zeros((len(batch.samples), *shape, 3), "uint8")
 
         def read(number, index):
-            pixels[number] = processor.pixels(source.read(index))
+            data = source.read(index)
+            pixels[number] = fast(*read_window(processor, data)) if fast else processor.pixels(data)
 
         batch.map(read)
         return (pixels,)
@@ -113,7 +116,8 @@ def train_pipeline(
     """
     augment = train_augmentation(recipe)
     mixing = recipe.mixing(len(source.class_names)) if mix else None
-    filters = _INTERPOLATIONS[recipe.interpolation]
+    filters = _FILTERS[recipe.interpolation]
+    fast = compiled_resize()
     side = image_size, image_size
 
     @tf.function(autograph=False)
@@ -132,8 +136,12 @@ def train_pipeline(
             return data, header
 
         def crop(number, _, encoded, box):
-            image = Image.fromarray(decode_crop(*encoded, *box))
-            pixels[number] = image.resize(side, filters[batch.seeds[number, 0] % len(filters)])
+            image, name = decode_crop(*encoded, *box), filters[batch.seeds[number, 0] % len(filters)]
+            if fast:
+                plan = plan_resize(image.shape[:2], side, name)
+                pixels[number] = fast(image[plan.source], plan)
+            else:
+                pixels[number] = Image.fromarray(image).resize(side, Image.Resampling[name.upper()])
 
         encoded = batch.map(read)
         batch.map(crop, encoded, draw_boxes(sizes, batch.seeds).numpy().tolist())

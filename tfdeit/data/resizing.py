@@ -11,9 +11,8 @@ from tfdeit.data.decoding import decode_crop, is_plain_jpeg
 from tfdeit.images import read_block, read_header
 from tfdeit.processing import BaseImageProcessor
 from tfdeit.processor_config import FILTERS
-from tfdeit.resample import plan_resize, resample
+from tfdeit.resample import BITS, ResizePlan, plan_resize, resample
 
-_BITS = 22  # of Pillow's weights, as in `resample`
 _LOW_BITS = 11
 _MAX_TAPS = 2**24 // (255 * (2**_LOW_BITS - 1))  # images for which this is not enough are resized on the host
 
@@ -22,6 +21,28 @@ def taps_signature(height: int, width: int) -> list[tf.TensorSpec]:
     """What `window_and_taps` returns for results of one size."""
     axes = [tf.TensorSpec(shape, tf.int32) for n in (height, width) for shape in ((n,), (n, None))]
     return [tf.TensorSpec((None, None, 3), tf.uint8), tf.TensorSpec((), tf.bool), *axes]
+
+
+def read_window(processor: BaseImageProcessor, data: bytes) -> tuple[np.ndarray, ResizePlan]:
+    """Decodes what a processor needs of an image.
+
+    Args:
+        processor: resizes and crops.
+        data: content of an image file.
+
+    Returns:
+        The pixels that are read (H, W, 3) uint8, and the plan that makes the processor's pixels of them.
+    """
+    header = read_header(data)
+    image = None
+    if processor.exif_orientation or not is_plain_jpeg(header):
+        image = read_block(data, None, processor.exif_orientation, processor.do_convert_rgb)[0]
+    in_size = header[2:] if image is None else image.shape[:2]
+    size, window = processor.geometry(*in_size)
+    plan = plan_resize(in_size, size, FILTERS[processor.resample] if processor.do_resize else "nearest", window)
+    if image is not None:
+        return image[plan.source], plan
+    return decode_crop(data, header, *(s.start for s in plan.source), *(s.stop - s.start for s in plan.source)), plan
 
 
 def window_and_taps(processor: BaseImageProcessor, data: bytes) -> tuple[np.ndarray, ...]:
@@ -35,24 +56,14 @@ def window_and_taps(processor: BaseImageProcessor, data: bytes) -> tuple[np.ndar
         The pixels that are read (H, W, 3) uint8; whether they, and the result, are transposed; then start (h,) and
         weights (h, K) of the rows, and the same of the columns, int32, see `tfdeit.resample.Taps`.
     """
-    header = read_header(data)
-    image = None
-    if processor.exif_orientation or not is_plain_jpeg(header):
-        image = read_block(data, None, processor.exif_orientation, processor.do_convert_rgb)[0]
-    in_size = header[2:] if image is None else image.shape[:2]
-    size, window = processor.geometry(*in_size)
-    name = FILTERS[processor.resample] if processor.do_resize else "nearest"
-    plan = plan_resize(in_size, size, name, window)
-    if image is None:
-        image = decode_crop(data, header, *(s.start for s in plan.source), *(s.stop - s.start for s in plan.source))
-    else:
-        image = image[plan.source]
-    rows, columns, transposed = plan.rows, plan.columns, plan.vertical and window[2] == window[3]
+    image, plan = read_window(processor, data)
+    height, width = (len(taps.start) for taps in (plan.rows, plan.columns))
+    rows, columns, transposed = plan.rows, plan.columns, plan.vertical and height == width
     if transposed:  # the device resizes columns first
         image, rows, columns = image.transpose(1, 0, 2), columns, rows
     if (plan.vertical and not transposed) or max(taps.weights.shape[1] for taps in (rows, columns)) > _MAX_TAPS:
         image = resample(image, rows, columns, plan.vertical and not transposed).astype("uint8")
-        _, rows, columns, _ = plan_resize(window[2:], window[2:], "nearest")
+        _, rows, columns, _ = plan_resize((height, width), (height, width), "nearest")
     return image, np.bool_(transposed), *rows, *columns
 
 
@@ -97,8 +108,8 @@ def resize(images, transposed, row_start, row_weights, column_start, column_weig
         low = tf.bitwise.bitwise_and(weights, 2**_LOW_BITS - 1)
         parts = (_dense(start, part, size) for part in (tf.bitwise.right_shift(weights, _LOW_BITS), low))
         high, low = (tf.cast(tf.einsum(equation, part, images), tf.int32) for part in parts)
-        total = high * 2**_LOW_BITS + low + 2 ** (_BITS - 1)
-        images = tf.cast(tf.clip_by_value(tf.bitwise.right_shift(total, _BITS), 0, 255), tf.float32)
+        total = high * 2**_LOW_BITS + low + 2 ** (BITS - 1)
+        images = tf.cast(tf.clip_by_value(tf.bitwise.right_shift(total, BITS), 0, 255), tf.float32)
     images = tf.cast(images, tf.uint8)
     if images.shape[1] != images.shape[2]:  # then none is transposed
         return images
