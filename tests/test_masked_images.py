@@ -103,7 +103,9 @@ def test_the_task(source):
     loss, figures = task.loss(model, pixel_values, task.targets(pixel_values, masks), training=False)
     assert float(loss) == pytest.approx(float(model(pixel_values, bool_masked_pos=masks).loss[0]))
     assert not figures
-    assert task.evaluate(model, parts)["loss"] == pytest.approx(float(loss), rel=1e-5)
+    done = []
+    assert task.evaluate(model, parts, done.append)["loss"] == pytest.approx(float(loss), rel=1e-5)
+    assert done == [1, 2, 3]
 
 
 def test_what_does_not_fit_is_said_at_once(source):

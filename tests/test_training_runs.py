@@ -21,6 +21,9 @@ import tfdeit
 from tfdeit.config import DeiTConfig
 from tfdeit.models import TFDeiTForImageClassificationWithTeacher
 from tfdeit.processing import protocol_processor
+from tfdeit.training.recipe import TrainRecipe
+from tfdeit.training.run import Run, train
+from tfdeit.training.tasks import Classification
 
 KILLS = int(os.environ.get("TFDEIT_KILLS", "3"))  # how often to kill, in each test of that
 QUIET = {"auto_augment": "none", "mixup": 0, "cutmix": 0, "reprob": 0, "drop_path": 0, "repeats": 1, "ema": 0.9}
@@ -156,6 +159,29 @@ def test_sigterm_saves_and_exits(photos, model, undisturbed, tmp_path):
     assert largest_difference(out, undisturbed) == 0
     classifier = tfdeit.TFAutoModelForImageClassification.from_pretrained(out / "model_ema")
     assert classifier.config.id2label == {0: "bright", 1: "dark"}
+
+
+def test_sigterm_in_an_evaluation(photos, model, undisturbed, tmp_path, monkeypatch):
+    """The evaluation is given up, and is the first thing that the resumed run does."""
+    recipe, run, out = (
+        TrainRecipe.from_toml(undisturbed / "recipe.toml"),
+        Run(str(photos), str(model)),
+        tmp_path / "run",
+    )
+    evaluate, kept = Classification.evaluate, signal.getsignal(signal.SIGTERM)
+
+    def signalled(self, model, pipeline, on_batch):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(self, model, pipeline, on_batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classification, "evaluate", signalled)
+        assert not train(recipe, run, out)
+    assert signal.getsignal(signal.SIGTERM) == kept
+    assert not (out / "history.csv").exists()
+    assert train(recipe, run, out, resume=True)
+    assert largest_difference(out, undisturbed) == 0
+    assert (out / "history.csv").read_text() == (undisturbed / "history.csv").read_text()
 
 
 def test_what_cannot_be(photos, model, tmp_path):

@@ -56,6 +56,13 @@ class Display:
             shown = f"epoch {epoch}/{self.trainer.recipe.epochs}  {shown}  {figures['images_per_second']:.0f} images/s"
             self.bar.update(self.task, completed=step, description=shown)
 
+    def evaluation(self, done: int, batches: int):
+        """Shows how far an evaluation is."""
+        if self.bar:
+            epoch = self.trainer.state.step // self.trainer.train.steps_per_epoch
+            shown = f"epoch {epoch}/{self.trainer.recipe.epochs}  evaluating, {done} of {batches} batches"
+            self.bar.update(self.task, description=shown)
+
     def epoch(self, row: dict[str, float]):
         """Shows the end of an epoch."""
         self.marks = []  # evaluation is no training

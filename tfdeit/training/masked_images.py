@@ -4,7 +4,7 @@ The loss is the models' own, see `TFViTForMaskedImageModeling`: the mean of |pix
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -37,12 +37,13 @@ class MaskedImages:
         outputs = student(pixel_values, bool_masked_pos=targets, training=training)
         return tf.reduce_mean(outputs.loss) / tf.distribute.get_strategy().num_replicas_in_sync, {}
 
-    def evaluate(self, model: keras.Model, pipeline: Pipeline) -> dict[str, float]:
+    def evaluate(self, model: keras.Model, pipeline: Pipeline, on_batch: Callable[[int], None]) -> dict[str, float]:
         """Returns the mean loss of the images."""
         total = count = 0
-        for pixel_values, masks in pipeline.dataset():
+        for done, (pixel_values, masks) in enumerate(pipeline.dataset(), 1):
             loss = model.predict_on_batch(as_inputs(pixel_values, masks)).loss[0]
             total, count = total + float(loss) * len(masks), count + len(masks)
+            on_batch(done)
         if not count:
             raise ValueError(f"Expected at least one image that can be read. Received: none of {len(pipeline.source)}")
         return {"loss": total / count}

@@ -6,8 +6,10 @@ A task has
     targets(pixel_values, labels): any structure of tensors (B, ...), made outside of the compiled step;
     loss(student, pixel_values, targets, training): the loss, scaled for tf.distribute, and the other figures, means
         over B;
-    evaluate(model, pipeline): the figures, as floats.
+    evaluate(model, pipeline, on_batch): the figures, as floats; `on_batch` is called with the number of batches done.
 """
+
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
@@ -65,9 +67,9 @@ class Classification:
         right = tf.argmax(outputs.logits, axis=-1) == tf.argmax(labels, axis=-1)
         return loss, {"accuracy": tf.reduce_mean(tf.cast(right, tf.float32))}
 
-    def evaluate(self, model: keras.Model, pipeline: Pipeline) -> dict[str, float]:
+    def evaluate(self, model: keras.Model, pipeline: Pipeline, on_batch: Callable[[int], None]) -> dict[str, float]:
         """Returns cross-entropy and top-1 accuracy; see `tfdeit.evaluation.evaluate`."""
-        evaluation = evaluate(model, pipeline)
+        evaluation = evaluate(model, pipeline, lambda _, done: on_batch(done))
         return {"loss": evaluation.loss, "accuracy": evaluation.top1}
 
 

@@ -29,13 +29,17 @@ class Diverged(RuntimeError):
     """The loss is no longer finite."""
 
 
+class _Stopped(Exception):
+    """A signal came during an evaluation."""
+
+
 @dataclasses.dataclass
 class State:
     """What a trainer counts, kept in checkpoints.
 
     Attributes:
         step: how many steps have been done.
-        sums: of the figures, over the steps of this epoch.
+        sums: of the figures, over the steps of this epoch; none after its evaluation.
         history: the figures of each epoch.
         best: step and value of the best evaluation.
     """
@@ -94,6 +98,8 @@ class Trainer:
         state, per_epoch = self.state, self.train.steps_per_epoch
         with self._signals(), Display(self, self.workers.chief) as self.display:
             batches = self.workers.batches(self.train, state.step)
+            if state.sums and state.step % per_epoch == 0:  # it was stopped in an evaluation
+                self._end_epoch()
             while state.step < self.total and not self.stopping:
                 figures = step(next(batches), self.signalled)
                 state.step += 1
@@ -106,7 +112,7 @@ class Trainer:
                     self.save()
             if state.step % per_epoch:
                 self.save()
-        return state.step == self.total
+        return state.step == self.total and not state.sums
 
     def save(self):
         """Writes a checkpoint of the last step."""
@@ -130,22 +136,32 @@ class Trainer:
         state, count = self.state, self.train.steps_per_epoch
         row = {"epoch": state.step // count, "step": state.step}
         row |= {name: total / count for name, total in state.sums.items()}
-        state.sums = {}
         if self.workers.chief:
-            row |= self._evaluate()
+            try:
+                row |= self._evaluate()
+            except _Stopped:
+                self.stopping = True
+                return self.save()
             state.history.append(row)
             self._choose_best(row)
             self.display.epoch(row)
             write_history(self.directory, state.history)
+        state.sums = {}
         self.save()
 
     def _evaluate(self) -> dict[str, float]:
         if self.validation is None:
             return {}
+
+        def on_batch(done):
+            self.display.evaluation(done, self.validation.steps_per_epoch)
+            if self.signalled and self.workers.count == 1:  # other workers would wait for this one
+                raise _Stopped
+
         kinds = {"val": False, "ema_val": True} if self.learner.averages else {"val": False}
         row = {}
         for prefix, averaged in kinds.items():
-            figures = self.learner.task.evaluate(self.weights(averaged), self.validation)
+            figures = self.learner.task.evaluate(self.weights(averaged), self.validation, on_batch)
             row |= {f"{prefix}_{name}": value for name, value in figures.items()}
         return row
 
