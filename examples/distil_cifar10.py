@@ -46,12 +46,12 @@ def train_teacher(source: str, epochs: int, batch_size: int) -> tuple[keras.Mode
     """Returns a trained convnet that takes pixels from 0 to 255, and its accuracy on the images held out."""
     keras.utils.set_random_seed(0)
     images, held_out, _ = open_splits(source)
-    plain = RECIPES["cifar10_micro"].replace(mean=(0.0,) * 3, std=(1 / 255,) * 3)
+    plain = RECIPES["cifar10_micro"].replace(scale=(0.8, 1.0), mean=(0.0,) * 3, std=(1 / 255,) * 3)
     data = train_pipeline(images, batch_size, 32, plain, order=Order(seed=1))
     processor = AutoImageProcessor.from_pretrained(MODEL, image_mean=[0] * 3, image_std=[1 / 255] * 3)
     test = eval_pipeline(held_out, 256, processor)
     model, steps = convnet(len(images.class_names)), epochs * data.steps_per_epoch
-    rate = keras.optimizers.schedules.CosineDecay(0.0, steps, warmup_target=2e-3, warmup_steps=steps // 10)
+    rate = keras.optimizers.schedules.CosineDecay(0.0, steps, warmup_target=3e-3, warmup_steps=steps // 10)
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.AdamW(rate), loss, jit_compile=False)
     model.fit(data.dataset(), steps_per_epoch=data.steps_per_epoch, epochs=epochs, shuffle=False, verbose=2)
