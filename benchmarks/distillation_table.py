@@ -39,10 +39,11 @@ WAYS = {
 }
 
 
-def write_student(directory: Path, config_class, patch: int):
+def write_student(directory: Path, config_class, args: argparse.Namespace):
     """Writes the configuration of a student, without weights."""
-    sizes = {"hidden_size": 128, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 512}
-    config = config_class(**sizes, image_size=32, patch_size=patch, encoder_stride=patch, layer_norm_eps=1e-6)
+    sizes = {"hidden_size": args.width, "num_hidden_layers": args.depth, "intermediate_size": 4 * args.width}
+    sizes |= {"num_attention_heads": args.width // 32, "patch_size": args.patch, "encoder_stride": args.patch}
+    config = config_class(**sizes, image_size=32, layer_norm_eps=1e-6)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config.to_dict()), encoding="utf-8")
     processor = DeiTImageProcessor(
@@ -74,6 +75,8 @@ def main():
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--patch", type=int, default=8, help="side of a patch in pixels (%(default)s)")
+    parser.add_argument("--width", type=int, default=64, help="of a student, 32 for each head (%(default)s)")
+    parser.add_argument("--depth", type=int, default=4, help="blocks (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY")
     args = parser.parse_args()
@@ -82,12 +85,12 @@ def main():
     for way in args.ways:
         config_class, changes = WAYS[way]
         student = args.out / f"student-{config_class.model_type}"
-        write_student(student, config_class, args.patch)
+        write_student(student, config_class, args)
         results, own_curves = {}, []
         for seed in range(args.seeds):
             run = args.out / f"{way.replace(', ', '-').replace(' ', '-')}-{seed}"
             recipe = RECIPES["cifar10_micro"].replace(
-                epochs=args.epochs, batch_size=args.batch_size, seed=seed, ema=0.0, **changes
+                epochs=args.epochs, batch_size=args.batch_size, seed=seed, ema=0.0, warmup_epochs=1.0, **changes
             )
             teacher = {"teacher": args.teacher, "teacher_pixels": args.teacher_pixels} if changes else {}
             if not (run / "model").exists():

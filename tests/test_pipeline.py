@@ -164,6 +164,18 @@ def test_sizes_and_formats_that_no_photo_has(tmp_path, rng, resize_on):
     assert np.array_equal(next(iter(data))[0], expected)
 
 
+def test_images_of_many_sizes_have_few_shapes(tmp_path, rng):
+    """Canvases of 64x64, and 8 or 12 taps for rows and for columns: four graphs at most."""
+    paths = [tmp_path / f"{i}.png" for i in range(20)]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (*rng.integers(52, 65, 2), 3), "uint8")).save(path)
+    processor = DeiTImageProcessor(size=32, do_center_crop=False)
+    on_device = eval_pipeline(Files(paths), 1, processor, loading=Loading(resize_on="device"))
+    found = np.concatenate([on_device.finish(batch)[0] for batch in on_device.host()])
+    assert np.array_equal(found, processor(paths).pixel_values)
+    assert on_device.finish.experimental_get_tracing_count() <= 4
+
+
 def test_a_processor_must_make_one_size(files):
     with pytest.raises(ValueError, match="images of one size"):
         eval_pipeline(files, 4, DeiTImageProcessor(size={"shortest_edge": 32}, do_center_crop=False))

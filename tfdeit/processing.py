@@ -18,7 +18,7 @@ from tfdeit.config import read_config
 from tfdeit.images import ENCODED, ImageError, decode_pillow, flatten, read_block
 from tfdeit.processor_config import FILTERS, ProcessorConfig, choice, find_config, flag
 from tfdeit.protocols import preprocessor_config
-from tfdeit.resample import Taps, plan_resize, resample, resample_float, taps_matrix, vertical_first
+from tfdeit.resample import Taps, bucket, plan_resize, resample, resample_float, taps_matrix, vertical_first
 
 _TENSORS = {"tensorflow": "tf", "torch": "pt", "jax": "jax"}  # backend -> transformers' name of its tensors
 
@@ -276,7 +276,7 @@ class OnDevice(BaseImageProcessor):
             plan = plan_resize(block.shape[1:3], block.shape[1:3], "nearest")
         # Every shape is padded to one of a few, so that few functions are compiled: the image with pixels that no
         # tap reads, the taps with zeros, and, where its size depends on the image, the result.
-        height, width = (_bucket(length) for length in block.shape[1:3])
+        height, width = (bucket(length) for length in block.shape[1:3])
         block = np.pad(block, ((0, 0), (0, height - block.shape[1]), (0, width - block.shape[2]), (0, 0)))
         varies = not self.do_center_crop and not (self.do_resize and "height" in self.size)
         rows, columns = (_pad_taps(taps, varies) for taps in (plan.rows, plan.columns))
@@ -297,16 +297,10 @@ class ViTImageProcessorFast(OnDevice, ViTImageProcessor):
     """`ViTImageProcessor` on the device; `exact` and `pass_order` are described in `OnDevice`."""
 
 
-def _bucket(length):
-    """The smallest of 1, 2, 3, 4, 6, 8, 12, 16, ... that is at least `length`."""
-    power = 1 << (length - 1).bit_length()
-    return power * 3 // 4 if power * 3 // 4 >= length else power
-
-
 def _pad_taps(taps, pad_rows):
     count, width = taps.weights.shape
-    more_rows = _bucket(count) - count if pad_rows else 0
-    return Taps(np.pad(taps.start, (0, more_rows)), np.pad(taps.weights, ((0, more_rows), (0, _bucket(width) - width))))
+    more_rows = bucket(count) - count if pad_rows else 0
+    return Taps(np.pad(taps.start, (0, more_rows)), np.pad(taps.weights, ((0, more_rows), (0, bucket(width) - width))))
 
 
 def _on_device(images, rows, columns, table, run, vertical):

@@ -313,3 +313,12 @@ def resample_float(image, rows, columns, vertical: bool, xp=np):
         image = xp.einsum(equation, matrix, xp.multiply(image, 1.0))
         image = xp.clip(xp.floor(image + 0.5), 0, 255)
     return image
+
+
+def bucket(length: int) -> int:
+    """Returns the smallest of 1, 2, 3, 4, 6, 8, 12, 16, ... that is at least `length`.
+
+    Padded to these lengths, images of all sizes have few shapes, and few functions are compiled for them.
+    """
+    power = 1 << (length - 1).bit_length()
+    return power * 3 // 4 if power * 3 // 4 >= length else power

@@ -11,7 +11,7 @@ from tfdeit.data.decoding import decode_crop, is_plain_jpeg
 from tfdeit.images import read_block, read_header
 from tfdeit.processing import BaseImageProcessor
 from tfdeit.processor_config import FILTERS
-from tfdeit.resample import BITS, ResizePlan, plan_resize, resample
+from tfdeit.resample import BITS, ResizePlan, bucket, plan_resize, resample
 
 _LOW_BITS = 11
 _MAX_TAPS = 2**24 // (255 * (2**_LOW_BITS - 1))  # images for which this is not enough are resized on the host
@@ -68,7 +68,7 @@ def window_and_taps(processor: BaseImageProcessor, data: bytes) -> tuple[np.ndar
 
 
 def stack_windows(parts: list[tuple[np.ndarray, ...] | None], signature: list[tf.TensorSpec]) -> tuple[np.ndarray, ...]:
-    """Stacks what `window_and_taps` returned, each filled up with zeros to the largest; None is all zeros."""
+    """Stacks what `window_and_taps` returned, padded with zeros to the `bucket` of the largest; None is all zeros."""
     there = [part for part in parts if part is not None]
     if not there:
         return tuple(
@@ -76,7 +76,8 @@ def stack_windows(parts: list[tuple[np.ndarray, ...] | None], signature: list[tf
         )
     stacked = []
     for column, spec in enumerate(signature):
-        shape = np.max([part[column].shape for part in there], axis=0, initial=0).astype(int)
+        largest = np.max([part[column].shape for part in there], axis=0, initial=0).tolist()
+        shape = [bucket(n) if fixed is None else n for n, fixed in zip(largest, spec.shape, strict=True)]
         stacked.append(np.zeros((len(parts), *shape), spec.dtype.as_numpy_dtype))
         for row, part in enumerate(parts):
             if part is not None:
