@@ -1,12 +1,13 @@
 """Model configurations: the fields of a Hugging Face config.json, validated, with parameters and MACs derived."""
 
 import dataclasses
-import difflib
 import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
+
+from tfdeit.hints import did_you_mean
 
 ACTIVATIONS = (
     "gelu",
@@ -305,9 +306,8 @@ class ViTConfig:
         known = [f.name for f in dataclasses.fields(cls)]
         for name in changes:
             if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f"Did you mean {close[0]!r}?" if close else f"The fields are: {', '.join(known)}."
-                raise ValueError(f"Expected a field of {cls.__name__}. Received: {name!r}. {hint}")
+                hint = did_you_mean(name, known) or f" The fields are: {', '.join(known)}."
+                raise ValueError(f"Expected a field of {cls.__name__}. Received: {name!r}.{hint}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,6 @@ Parameters and MACs are derived from a row's config. A figure or hash that its p
 """
 
 import dataclasses
-import difflib
 import fnmatch
 import sys
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tfdeit.config import DeiTConfig, ViTConfig
+from tfdeit.hints import did_you_mean
 from tfdeit.labels import imagenet_id2label
 
 SIZES = {  # width, depth, heads; the MLP is four times as wide
@@ -305,9 +305,8 @@ def find(name: str) -> Checkpoint:
     """
     if name in BY_NAME:
         return BY_NAME[name]
-    close = difflib.get_close_matches(name, BY_NAME, n=3)
-    hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else "`tfdeit list` shows all."
-    raise ValueError(f"Expected the name of a checkpoint of the zoo. Received: {name!r}. {hint}")
+    hint = did_you_mean(name, BY_NAME, limit=3) or " `tfdeit list` shows all."
+    raise ValueError(f"Expected the name of a checkpoint of the zoo. Received: {name!r}.{hint}")
 
 
 def markdown() -> str:

@@ -20,6 +20,7 @@ from tfdeit.checkpoint.rules import Rule, from_keras
 from tfdeit.checkpoint.source import LazyArray, Source, open_source, sha256, weight_files
 from tfdeit.checkpoint.torch_files import write_torch
 from tfdeit.checkpoint.writers import complete_file, write_directory, write_safetensors
+from tfdeit.hints import did_you_mean
 from tfdeit.protocols import preprocessor_config
 
 _TORCH = (".pth", ".pt", ".bin")
@@ -113,7 +114,7 @@ def _write_processor(source: Source, path: Path):
 
 def _check_target(to: str, output: str | os.PathLike) -> Target:
     if to not in TARGETS:
-        raise ValueError(f"Expected a target among {', '.join(TARGETS)}. Received: {to!r}.")
+        raise ValueError(f"Expected a target among {', '.join(TARGETS)}. Received: {to!r}.{did_you_mean(to, TARGETS)}")
     suffixes = TARGETS[to].suffixes
     if suffixes and not str(output).endswith(suffixes):
         raise ValueError(f"Expected the name of a file in {', '.join(suffixes)} for {to}. Received: {str(output)!r}.")
