@@ -6,7 +6,8 @@ import dataclasses
 import json
 import math
 import re
-from typing import NoReturn
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
 
 from tfdeit.hints import did_you_mean
 
@@ -29,7 +30,7 @@ RECIPES = (
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are two lines: what is wrong, and what may have been meant."""
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Refuses unknown arguments where the options that may have been meant are known: in the command's parser."""
         known, unknown = super().parse_known_args(args, namespace)
         if unknown:
@@ -49,7 +50,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n  {advice}\n")
 
 
-def add_manners(parser: argparse.ArgumentParser):
+def add_manners(parser: argparse.ArgumentParser) -> None:
     """Adds the options that stand before or behind the name of every command; those that are not given set nothing."""
     group = parser.add_argument_group("output")
     for *names, text in (
@@ -60,7 +61,7 @@ def add_manners(parser: argparse.ArgumentParser):
         group.add_argument(*names, action="store_true", default=argparse.SUPPRESS, help=text)
 
 
-def add_model(parser: argparse.ArgumentParser):
+def add_model(parser: argparse.ArgumentParser) -> None:
     """Adds --model and --protocol, the arguments of `commands.load_classifier`."""
     model = parser.add_argument(
         "--model", default=DEFAULT_MODEL, help="directory in Hugging Face format, hub id, or name (%(default)s)"
@@ -71,15 +72,15 @@ def add_model(parser: argparse.ArgumentParser):
     )
 
 
-def completed(argument: argparse.Action, names):
+def completed(argument: argparse.Action, names: Callable[[], Iterable[str]]) -> None:
     """Lets a shell complete an argument with what the function `names` returns, and with files."""
 
-    def complete(prefix: str, **_):
+    def complete(prefix: str, **_: Any) -> list[str]:
         from argcomplete.completers import FilesCompleter
 
         return [*names(), *FilesCompleter()(prefix)]
 
-    argument.completer = complete
+    setattr(argument, "completer", complete)  # noqa: B010 - argparse has no such field, argcomplete looks for it
 
 
 def model_names() -> list[str]:

@@ -25,7 +25,7 @@ class Failure(Exception):
     """What ends a command with status 1, although it was used rightly; the message says what to do."""
 
 
-def set_manners(command: str, quiet: bool, json: bool):
+def set_manners(command: str, quiet: bool, json: bool) -> None:
     """Says how to speak from now on.
 
     Args:
@@ -34,10 +34,10 @@ def set_manners(command: str, quiet: bool, json: bool):
         json: whether results are JSON.
     """
     _manners.command, _manners.quiet, _manners.json = command, quiet, json
-    warnings.showwarning = lambda message, *_: note(str(message))
+    setattr(warnings, "showwarning", lambda message, *_, **__: note(str(message)))  # noqa: B010 - typed as a function
 
 
-def result(values: Mapping[str, Any], text: str | None):
+def result(values: Mapping[str, Any], text: str | None) -> None:
     """Prints a result on stdout: `values` as a JSON object in one line if so asked for, else `text`, unless None."""
     if _manners.json:
         print(json.dumps(_finite(values), allow_nan=False), flush=True)
@@ -54,18 +54,18 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def note(text: str):
+def note(text: str) -> None:
     """Prints on stderr what is good to know, unless quiet."""
     if not _manners.quiet:
         complain(text)
 
 
-def complain(text: str):
+def complain(text: str) -> None:
     """Prints on stderr what could not be used or done."""
     print(f"{_manners.command}: {text}", file=sys.stderr, flush=True)
 
 
-def report_error(message: str, advice: str = ""):
+def report_error(message: str, advice: str = "") -> None:
     """Prints on stderr why a command ends, and in a second line what to do.
 
     Args:
@@ -145,7 +145,7 @@ def progress(total: int, action: str, done: int = 0) -> Iterator[Callable[[int],
     bar = progress_bar(MofNCompleteColumn(), "{task.fields[rate]}")
     task, start = bar.add_task(action, total=total, completed=done, rate=""), time.monotonic()
 
-    def advance(count: int):
+    def advance(count: int) -> None:
         new = bar.tasks[0].completed + count - done
         bar.update(task, advance=count, rate=f"{new / max(time.monotonic() - start, 1e-9):.0f}/s")
         if time.monotonic() - start > PATIENCE and not bar.live.is_started:

@@ -34,7 +34,7 @@ FORMATS = {
 }
 
 
-def check_choice(name: str, dtype: str):
+def check_choice(name: str, dtype: str) -> None:
     """Refuses what is no format, a dtype that a format has not, and a format whose libraries are missing.
 
     Raises:
