@@ -3,21 +3,32 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test parity check bench docs clean
+.PHONY: demo test parity check release-check bench docs clean
 
 demo: $(VENV)/installed            ## classify the photos in examples/photos with the embedded checkpoint
 	$(BIN)/tfdeit predict examples/photos
 
 test: $(VENV)/tested $(VENV)/engines/installed  ## run all tests, slow ones too
-	$(BIN)/pytest -m "slow or not slow" -n 2 --dist loadfile
+	$(BIN)/pytest -m "slow or not slow" -n 2 --dist loadfile --cov
 
 parity: $(VENV)/tested             ## compare with transformers and timm, and one backend with another
 	$(BIN)/pytest -m "slow or not slow" tests/test_parity*.py tests/test_backends.py
 
-check: $(VENV)/tested              ## lint, formatting, and that the package builds
+check: $(VENV)/tested              ## lint, formatting, types, and that the package builds
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/mypy
 	$(BIN)/python -m build --outdir $(VENV)/dist
+
+release-check:                     ## build into dist, and try the wheel in an empty environment
+	rm -rf dist $(VENV)/release $(VENV)/empty
+	$(PYTHON) -m venv $(VENV)/release
+	$(VENV)/release/bin/pip install build twine
+	$(VENV)/release/bin/python -m build
+	$(VENV)/release/bin/twine check --strict dist/*
+	$(PYTHON) -m venv $(VENV)/empty
+	$(VENV)/empty/bin/pip install dist/*.whl
+	cd $(VENV)/empty && bin/tfdeit predict $(CURDIR)/examples/photos --quiet --json
 
 bench: $(VENV)/tested              ## one JSON line a measurement
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

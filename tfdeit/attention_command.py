@@ -1,20 +1,11 @@
 """What `tfdeit attention` does. Heavy imports are inside the function: the arguments are parsed without them."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from tfdeit.arguments import add_model, positive
-from tfdeit.commands import (
-    find_images,
-    load_classifier,
-    prefetched,
-    prepare,
-    progress,
-    report_failures,
-    silenced_stderr,
-    softmax,
-)
+from tfdeit.commands import find_images, load_classifier, prefetched, prepare, report_failures, softmax
+from tfdeit.terminal import progress, result, silenced_stderr
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -59,18 +50,14 @@ def run_attention(args: argparse.Namespace) -> int:
     """Draws where a model looks in images; names those that cannot be read."""
     paths, failed = find_images(args.paths)
     single = Path(args.output).suffix.lower() in PICTURES
-    try:
-        if single and len(paths) > 1:
-            raise ValueError(
-                f"Expected a directory to write to, for there are {len(paths)} images. Received: {args.output}"
-            )
-        if paths:
-            Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-            failed += draw_all(paths, single, args)
-    except (OSError, ValueError) as error:
-        print(f"tfdeit attention: error: {error}", file=sys.stderr)
-        return 2
-    return report_failures("attention", failed)
+    if single and len(paths) > 1:
+        raise ValueError(
+            f"Expected a directory to write to, for there are {len(paths)} images. Received: {args.output}"
+        )
+    if paths:
+        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+        failed += draw_all(paths, single, args)
+    return report_failures(failed)
 
 
 def draw_all(paths: list[str], single: bool, args: argparse.Namespace) -> list[str]:
@@ -96,11 +83,12 @@ def draw_all(paths: list[str], single: bool, args: argparse.Namespace) -> list[s
                 prefix, grid = config.num_prefix_tokens, config.grid
                 maps = attention_maps(outputs.attentions, prefix, grid, args.block, args.discard)
                 scores = softmax(ops.convert_to_numpy(outputs.logits))
-                answers = [f"{config.id2label[row.argmax()]} {row.max():.1%}" for row in scores]
+                answers = [(config.id2label[row.argmax()], float(row.max())) for row in scores]
                 for index, (page, path, _, _) in enumerate(good):
-                    own = {name: heat[index] for name, heat in maps.items()}
-                    draw_page(path, processor, own, answers[index], args.size).save(page)
-                    print(page)
+                    own, (label, probability) = {name: heat[index] for name, heat in maps.items()}, answers[index]
+                    draw_page(path, processor, own, f"{label} {probability:.1%}", args.size).save(page)
+                    about = {"path": path, "output": str(page), "label": label, "probability": probability}
+                    result(about, str(page))
             advance(len(group))
     return failed
 

@@ -1,10 +1,17 @@
 """Which patches an answer looked at, from the attention probabilities of all blocks."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from keras import ops
 
+Tensor = Any  # of the Keras backend
 
-def attention_rollout(attentions, num_prefix_tokens: int, token: int = 0, discard: float = 0.0):
+
+def attention_rollout(
+    attentions: Sequence[Tensor], num_prefix_tokens: int, token: int = 0, discard: float = 0.0
+) -> Tensor:
     """Follows attention from one of the first tokens to the patches through all blocks.
 
     Attention rollout (Abnar & Zuidema 2020, arXiv:2005.00928): heads are averaged, and the residual connection counts
@@ -44,7 +51,11 @@ def attention_rollout(attentions, num_prefix_tokens: int, token: int = 0, discar
 
 
 def attention_maps(
-    attentions, num_prefix_tokens: int, grid: tuple[int, int], block: int = -1, discard: float = 0.0
+    attentions: Sequence[Tensor],
+    num_prefix_tokens: int,
+    grid: tuple[int, int],
+    block: int = -1,
+    discard: float = 0.0,
 ) -> dict[str, np.ndarray]:
     """Where a model looks: what its class token, and its distillation token, attend to.
 

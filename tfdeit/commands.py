@@ -1,56 +1,50 @@
 """What the commands do. Heavy imports are inside the functions: the arguments are parsed without them."""
 
 import argparse
-import contextlib
 import csv
 import glob
 import itertools
-import json
 import os
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tfdeit.arguments import PROTOCOLS
+from tfdeit.hints import did_you_mean
+from tfdeit.terminal import Failure, complain, note, progress, result, silenced_stderr, table
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-PATIENCE = 2.0  # seconds before a progress bar appears
 
 
 def run_predict(args: argparse.Namespace) -> int:
     """Classifies images: decodes a batch in threads while the model works on the one before."""
+    if args.json and args.csv:
+        raise ValueError("Expected one of --json and --csv. Received: both.")
     paths, failed = find_images(args.paths)
     if not paths:
-        return report_failures("predict", failed or ["no images found"])
-    try:
-        model, processor = load_classifier(args.model, args.protocol)
-    except (OSError, ValueError) as error:
-        print(f"tfdeit predict: error: {error}", file=sys.stderr)
-        return 2
+        return report_failures(failed or ["no images found"])
+    model, processor = load_classifier(args.model, args.protocol)
 
     import numpy as np
 
     config = model.config
     height, width = config.image_hw
-    print(
-        f"model {args.model}: {type(model).__name__}, {model.count_params() / 1e6:.1f} M parameters, {width}x{height} "
-        f"pixels, {config.num_labels} classes; protocol {args.protocol or 'its own'}",
-        file=sys.stderr,
+    note(
+        f"{args.model}: {type(model).__name__}, {model.count_params() / 1e6:.1f} M parameters, {width}x{height} "
+        f"pixels, {config.num_labels} classes; protocol {args.protocol or 'its own'}"
     )
-    write = WRITERS[args.format](paths)
-    with ThreadPoolExecutor() as pool, progress(len(paths)) as advance:
+    write = csv_writer() if args.csv else line_writer(paths)
+    with ThreadPoolExecutor() as pool, progress(len(paths), "classifying") as advance:
         for batch in prefetched(pool, lambda path: prepare(processor, path), paths, args.batch_size):
             usable = [(path, pixels) for path, pixels, reason in batch if not reason]
-            report_failures("predict", reasons := [f"{path}: {reason}" for path, _, reason in batch if reason])
+            report_failures(reasons := [f"{path}: {reason}" for path, _, reason in batch if reason])
             failed += reasons
             if usable:
                 logits = model.predict_on_batch(np.stack([pixels for _, pixels in usable])).logits
                 for (path, _), scores in zip(usable, softmax(logits), strict=True):
                     best = np.argsort(-scores, kind="stable")[: args.top_k]
                     write(path, [(config.id2label[int(i)], int(i), float(scores[i])) for i in best])
-            sys.stdout.flush()
             advance(len(batch))
     return 1 if failed else 0
 
@@ -61,24 +55,16 @@ def run_list(args: argparse.Namespace) -> int:
 
     rows = [zoo.find(name).to_dict() for name in zoo.list_models(args.pattern)]
     if not rows:
-        print(f"tfdeit list: no checkpoint matches {args.pattern!r}; without it, all are listed", file=sys.stderr)
-        return 1
-    if args.json:
-        print("\n".join(map(json.dumps, rows)))
-        return 0
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None)
-    table.add_column("name", no_wrap=True)
-    for header in ("pixels", "params", "MACs", "top-1", "top-5"):
-        table.add_column(header, justify="right", no_wrap=True)
-    table.add_column("measured with")
+        hint = did_you_mean(args.pattern, zoo.BY_NAME)
+        raise Failure(f"Expected a pattern of names. Received: {args.pattern!r}, which none matches.{hint}")
+    cells = []
     for row in rows:
+        result(row, None)
         accuracy = [f"{row[key]:.1f}" if row[key] else "-" for key in ("top1", "top5")]
         sizes = [str(row["image_size"]), f"{row['params'] / 1e6:.1f} M", f"{row['macs'] / 1e9:.2f} G"]
-        table.add_row(row["name"], *sizes, *accuracy, row["accuracy_protocol"] or "-")
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+        cells.append([row["name"], *sizes, *accuracy, row["accuracy_protocol"] or "-"])
+    if not args.json:
+        print(table(["name", "pixels", "params", "MACs", "top-1", "top-5", "measured with"], cells))
     return 0
 
 
@@ -86,11 +72,7 @@ def run_info(args: argparse.Namespace) -> int:
     """Prints the model card of a row of the zoo."""
     from tfdeit import zoo
 
-    try:
-        row = zoo.find(args.name).to_dict()
-    except ValueError as error:
-        print(f"tfdeit info: error: {error}", file=sys.stderr)
-        return 2
+    row = zoo.find(args.name).to_dict()
     pixels, source = row["image_size"], row["hub_id"] and f"https://huggingface.co/{row['hub_id']}"
     accuracy = "not published with its preprocessing"
     if row["top1"]:
@@ -107,12 +89,11 @@ def run_info(args: argparse.Namespace) -> int:
         "hub": source,
         "file": row["url"] and f"{row['url']} (sha256 {row['sha256'] or 'not published'})",
     }
-    print(row["name"])
-    print("\n".join(f"  {name:11}{value}" for name, value in facts.items() if value))
+    card = "\n".join(f"  {name:11}{value}" for name, value in facts.items() if value)
     use = f'inference_model({row["name"]!r}, "photo.jpg")'
     if not row["classes"]:
         use = f"get_model({row['name']!r}).extract_feat(pixel_values)"
-    print(f"\n  from tfdeit import {use.partition('(')[0]}\n  {use}")
+    result(row, f"{row['name']}\n{card}\n\n  from tfdeit import {use.partition('(')[0]}\n  {use}")
     return 0
 
 
@@ -123,75 +104,79 @@ def run_port(args: argparse.Namespace) -> int:
     from tfdeit.config import ViTConfig
 
     overrides = dict(args.overrides)
-    try:
-        ViTConfig.check_names(overrides)
-        source = port(args.source, args.output, args.to, lambda n: progress(n, "porting"), args.name, **overrides)
-    except (OSError, ValueError) as error:
-        print(f"tfdeit port: error: {error}", file=sys.stderr)
-        return 2
-    size = source.config.num_params / 1e6
-    print(f"{args.output}: {source.architecture} of {size:.1f} M parameters, from {source.format}")
+    ViTConfig.check_names(overrides)
+    source = port(args.source, args.output, args.to, lambda n: progress(n, "porting"), args.name, **overrides)
+    params = source.config.num_params
+    about = {"output": args.output, "architecture": source.architecture, "params": params, "format": source.format}
+    result(
+        about | {"initialised": sorted(source.initialised), "unused": sorted(source.unused)},
+        f"{args.output}: {source.architecture} of {params / 1e6:.1f} M parameters, from {source.format}",
+    )
     for kind, names in (("newly initialised, to be trained", source.initialised), ("unused", source.unused)):
         if names:
-            print(f"tfdeit port: {kind}: {listing(names)}", file=sys.stderr)
+            note(f"{kind}: {listing(names)}")
     if not args.verify:
         return 0
 
     start_keras()
-    from tfdeit.parity import NoOracle, table, verify, write_report
+    from tfdeit import parity
 
     try:
-        report = verify(source, args.output)
-    except (NoOracle, ValueError) as error:
-        print(f"tfdeit port: not verified: {error}", file=sys.stderr)
-        return 1
-    print(f"{table(report)}\nreport: {write_report(report, args.output)}")
+        report = parity.verify(source, args.output)
+    except (parity.NoOracle, ValueError) as error:
+        raise Failure(f"not verified: {error}") from error
+    result(report, f"{parity.table(report)}\nreport: {parity.write_report(report, args.output)}")
     return 0 if report["passed"] else 1
 
 
 def run_pack(args: argparse.Namespace) -> int:
     """Writes the images of a folder, a zip or a list as records."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with silenced_stderr():
         from tfdeit.data.records import RecordSource, pack
         from tfdeit.data.sources import open_source
 
-    try:
-        source = open_source(args.source, args.split)
-        with progress(len(source), "packing") as advance:
-            skipped = pack(source, args.output, args.on_error, args.shard_mb * 2**20, advance)
-        packed = RecordSource(args.output)
-    except (OSError, ValueError) as error:
-        print(f"tfdeit pack: error: {error}", file=sys.stderr)
-        return 2
-    for reason in skipped:
-        print(f"tfdeit pack: {reason}", file=sys.stderr)
-    files = f"{len(packed.files)} file{'s' * (len(packed.files) > 1)}"
-    print(f"{args.output}: {len(packed)} images of {len(packed.class_names)} classes in {files}")
+    source = open_source(args.source, args.split)
+    with progress(len(source), "packing") as advance:
+        skipped = pack(source, args.output, args.on_error, args.shard_mb * 2**20, advance)
+    packed = RecordSource(args.output)
+    report_failures(skipped)
+    images, classes, files = len(packed), len(packed.class_names), len(packed.files)
+    result(
+        {"output": args.output, "images": images, "classes": classes, "files": files, "skipped": len(skipped)},
+        f"{args.output}: {images} images of {classes} classes in {files} file{'s' * (files > 1)}",
+    )
     if skipped:
-        print(f"tfdeit pack: {len(skipped)} skipped", file=sys.stderr)
+        complain(f"{len(skipped)} skipped")
     return 1 if skipped else 0
 
 
 def run_augment(args: argparse.Namespace) -> int:
     """Draws the augmentations of an image, or of two, as a labelled grid."""
-    try:
-        with silenced_stderr():
-            from tfdeit.data.grid import augmentation_grid
+    with silenced_stderr():
+        from tfdeit.data.grid import augmentation_grid
 
-            page = augmentation_grid(args.images, args.auto_augment, args.size, args.seed)
-        page.save(args.output)
-    except (OSError, ValueError) as error:
-        print(f"tfdeit augment: error: {error}", file=sys.stderr)
-        return 2
-    print(f"{args.output}: {page.width}x{page.height} pixels")
+        page = augmentation_grid(args.images, args.auto_augment, args.size, args.seed)
+    page.save(args.output)
+    result(
+        {"output": args.output, "width": page.width, "height": page.height},
+        f"{args.output}: {page.width}x{page.height} pixels",
+    )
     return 0
 
 
-def report_failures(command: str, reasons: list[str]) -> int:
-    """Prints what a command could not use on stderr; returns the exit status for that."""
+def run_completion(args: argparse.Namespace) -> int:
+    """Prints what makes a shell complete our commands."""
+    import argcomplete
+
+    script = argcomplete.shellcode(["tfdeit"], shell=args.shell)
+    result({"shell": args.shell, "script": script}, script)
+    return 0
+
+
+def report_failures(reasons: list[str]) -> int:
+    """Prints what could not be used on stderr; returns the exit status for that."""
     for reason in reasons:
-        print(f"tfdeit {command}: {reason}", file=sys.stderr)
+        complain(reason)
     return 1 if reasons else 0
 
 
@@ -252,20 +237,6 @@ def start_keras():
     return keras
 
 
-@contextlib.contextmanager
-def silenced_stderr():
-    """Drops what native code writes on stderr: TensorFlow logs its start there whatever TF_CPP_MIN_LOG_LEVEL says."""
-    sys.stderr.flush()
-    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(null)
-
-
 def prepare(processor, path: str):
     """Returns (path, pixel values (H, W, 3), None), or (path, None, reason) for an image that cannot be used."""
     from tfdeit.images import ImageError
@@ -296,61 +267,25 @@ def softmax(logits):
     return scores / scores.sum(axis=-1, keepdims=True)
 
 
-@contextlib.contextmanager
-def progress(total: int, action: str = "classifying", done: int = 0):
-    """Gives a function that counts items; it draws a bar on an attended stderr once `PATIENCE` seconds are over."""
-    if not sys.stderr.isatty():
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[rate]}", TimeRemainingColumn())
-    # Results that go to the same terminal are printed above the bar.
-    bar = Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty(), transient=True)
-    task, start = bar.add_task(action, total=total, completed=done, rate=""), time.monotonic()
-
-    def advance(count: int):
-        new = bar.tasks[0].completed + count - done
-        bar.update(task, advance=count, rate=f"{new / max(time.monotonic() - start, 1e-9):.0f}/s")
-        if time.monotonic() - start > PATIENCE and not bar.live.is_started:
-            bar.start()
-
-    try:
-        yield advance
-    finally:
-        bar.stop()
-
-
-def text_writer(paths: list[str]):
-    """Prints a line an image: its path and its classes."""
+def line_writer(paths: list[str]):
+    """Prints a line an image, or a JSON object: its path and its classes."""
     width = min(max(map(len, paths)), 60)
 
     def write(path, classes):
-        print(f"{path:{width}}  " + "  ".join(f"{label} {score:.1%}" for label, _, score in classes))
-
-    return write
-
-
-def json_writer(paths: list[str]):
-    """Prints a JSON object an image."""
-
-    def write(path, classes):
         predictions = [{"label": label, "index": index, "probability": score} for label, index, score in classes]
-        print(json.dumps({"path": path, "predictions": predictions}))
+        shown = "  ".join(f"{label} {score:.1%}" for label, _, score in classes)
+        result({"path": path, "predictions": predictions}, f"{path:{width}}  {shown}")
 
     return write
 
 
-def csv_writer(paths: list[str]):
+def csv_writer():
     """Prints a header, and a CSV line a class."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["path", "rank", "label", "index", "probability"])
 
     def write(path, classes):
         writer.writerows([path, rank, *values] for rank, values in zip(itertools.count(1), classes, strict=False))
+        sys.stdout.flush()
 
     return write
-
-
-WRITERS = {"text": text_writer, "json": json_writer, "csv": csv_writer}

@@ -1,12 +1,13 @@
 """Model configurations: the fields of a Hugging Face config.json, validated, with parameters and MACs derived."""
 
 import dataclasses
-import difflib
 import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
+
+from tfdeit.hints import did_you_mean
 
 ACTIVATIONS = (
     "gelu",
@@ -97,7 +98,7 @@ class ViTConfig:
     label2id: Mapping[str, int] | None = None
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("image_size", "patch_size"):
             if isinstance(getattr(self, name), (list, tuple)):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -106,7 +107,7 @@ class ViTConfig:
             object.__setattr__(self, "pooler_output_size", self.hidden_size)
         self._validate()
 
-    def _resolve_labels(self):
+    def _resolve_labels(self) -> None:
         names = self.id2label
         if names is None:
             count = 2 if self.num_labels is None else self.num_labels
@@ -124,10 +125,10 @@ class ViTConfig:
             )
         object.__setattr__(self, "id2label", dict(sorted(names.items())))
         object.__setattr__(self, "num_labels", len(names))
-        label2id = self.label2id if self.label2id is not None else {name: i for i, name in self.id2label.items()}
+        label2id = self.label2id if self.label2id is not None else {name: i for i, name in sorted(names.items())}
         object.__setattr__(self, "label2id", {str(name): int(index) for name, index in label2id.items()})
 
-    def _validate(self):
+    def _validate(self) -> None:
         for name in (
             "hidden_size",
             "num_attention_heads",
@@ -187,7 +188,7 @@ class ViTConfig:
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
-        return tuple(i // p for i, p in zip(self.image_hw, self.patch_hw, strict=True))
+        return self.image_hw[0] // self.patch_hw[0], self.image_hw[1] // self.patch_hw[1]
 
     @property
     def num_patches(self) -> int:
@@ -220,7 +221,7 @@ class ViTConfig:
         mlp = (width + 1) * hidden + (hidden + 1) * width
         scales = 0 if self.layerscale_value is None else 2 * width
         blocks = self.num_hidden_layers * (attention + mlp + 4 * width + scales)
-        heads = self.num_prefix_tokens * (width + 1) * self.num_labels
+        heads = self.num_prefix_tokens * (width + 1) * (self.num_labels or 0)
         return embeddings + blocks + 2 * width + heads
 
     @property
@@ -239,7 +240,7 @@ class ViTConfig:
 
     # Copies and files.
 
-    def replace(self, **changes) -> "ViTConfig":
+    def replace(self, **changes: Any) -> "ViTConfig":
         """Returns a validated copy with `changes`; `num_labels` and `id2label` each renew the other label fields."""
         if {"num_labels", "id2label"} & set(changes):
             changes = {"num_labels": None, "id2label": None, "label2id": None} | changes
@@ -252,8 +253,8 @@ class ViTConfig:
         """Returns what config.json holds, `extra` included, ready for JSON; `id2label` stands for `num_labels`."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "extra"}
         fields |= {name: list(v) for name, v in fields.items() if isinstance(v, tuple)}
-        fields["id2label"] = {str(index): name for index, name in self.id2label.items()}
-        fields["label2id"] = dict(self.label2id)
+        fields["id2label"] = {str(index): name for index, name in (self.id2label or {}).items()}
+        fields["label2id"] = dict(self.label2id or {})
         del fields["num_labels"]
         for name in (
             "layerscale_value",
@@ -284,7 +285,7 @@ class ViTConfig:
         return cls(**fields, extra=extra)
 
     @classmethod
-    def from_pretrained(cls, source: str | os.PathLike, **changes) -> "ViTConfig":
+    def from_pretrained(cls, source: str | os.PathLike[str], **changes: Any) -> "ViTConfig":
         """Reads `source`, a config.json or a directory that holds one, and applies `changes`.
 
         Raises:
@@ -293,21 +294,20 @@ class ViTConfig:
         """
         return cls.from_dict(read_config(source)).replace(**changes)
 
-    def save_pretrained(self, directory: str | os.PathLike):
+    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
         """Writes `directory`/config.json, creating the directory."""
         Path(directory).mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_dict(), indent=2, sort_keys=True)
         (Path(directory) / "config.json").write_text(text + "\n", encoding="utf-8")
 
     @classmethod
-    def check_names(cls, changes: Iterable[str]):
+    def check_names(cls, changes: Iterable[str]) -> None:
         """Raises a ValueError for the first of `changes` that is no field, with one that comes close."""
         known = [f.name for f in dataclasses.fields(cls)]
         for name in changes:
             if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f"Did you mean {close[0]!r}?" if close else f"The fields are: {', '.join(known)}."
-                raise ValueError(f"Expected a field of {cls.__name__}. Received: {name!r}. {hint}")
+                hint = did_you_mean(name, known) or f" The fields are: {', '.join(known)}."
+                raise ValueError(f"Expected a field of {cls.__name__}. Received: {name!r}.{hint}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -324,7 +324,7 @@ class DeiTConfig(ViTConfig):
 CONFIG_CLASSES = {cls.model_type: cls for cls in (ViTConfig, DeiTConfig)}
 
 
-def read_config(source: str | os.PathLike) -> dict[str, Any]:
+def read_config(source: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads the JSON object in `source`, a file or a directory that holds a config.json.
 
     Raises:
@@ -344,6 +344,6 @@ def read_config(source: str | os.PathLike) -> dict[str, Any]:
     return values
 
 
-def _check(ok: bool, name: str, expected: str, received: Any):
+def _check(ok: bool, name: str, expected: str, received: Any) -> None:
     if not ok:
         raise ValueError(f"Expected {name} to be {expected}. Received: {name}={received!r}.")

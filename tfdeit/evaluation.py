@@ -35,7 +35,7 @@ class Evaluation:
         """Returns the evaluation of no images."""
         return cls(np.zeros((num_classes, num_classes), "int64"), 0, 0.0, np.zeros((3, BINS)))
 
-    def update(self, logits: np.ndarray, labels: np.ndarray):
+    def update(self, logits: np.ndarray, labels: np.ndarray) -> None:
         """Adds images. Among equal logits, the class with the lower index counts as the more probable.
 
         Args:
@@ -145,5 +145,5 @@ def evaluate(
     return evaluation
 
 
-def _ratios(parts, totals):
+def _ratios(parts: np.ndarray, totals: np.ndarray) -> list[float | None]:
     return [part / total if total else None for part, total in zip(parts.tolist(), totals.tolist(), strict=True)]

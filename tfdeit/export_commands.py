@@ -1,16 +1,13 @@
 """The command `export`. Heavy imports are inside the functions: the arguments are parsed without them."""
 
 import argparse
-import contextlib
-import os
-import sys
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tfdeit.arguments import add_model, positive
-from tfdeit.commands import find_images, load_classifier, prefetched, prepare, progress, silenced_stderr
+from tfdeit.commands import find_images, load_classifier, prefetched, prepare
 from tfdeit.exports import FORMATS, check_choice
+from tfdeit.terminal import Failure, progress, result, silenced_stderr, spinner, table
 
 CHECKED, CALIBRATED = 64, 300  # photos of a folder that are used at most
 
@@ -42,16 +39,6 @@ def add_parser(commands):
 
 def run_export(args: argparse.Namespace) -> int:
     """Exports a classifier, and prints how it compares with TensorFlow."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
-        return export(args)
-    except (OSError, ValueError, ImportError) as error:
-        print(f"tfdeit export: error: {error}", file=sys.stderr)
-        return 2
-
-
-def export(args: argparse.Namespace) -> int:
-    """Does what `run_export` says, and raises what it reports."""
     check_choice(args.format, args.dtype)
     model, processor = load_classifier(args.model, args.protocol)
     if args.labels:
@@ -69,10 +56,10 @@ def export(args: argparse.Namespace) -> int:
             report, failure = export_model(model, processor, args.output, **choice, **options), None
         except DifferentError as error:
             report, failure = error.report, error
-    print_report(report, args.output)
+    result({"output": args.output, **report._asdict()}, describe(report, args.output))
     if failure:
-        print(f"tfdeit export: {failure}", file=sys.stderr)
-    return 1 if failure else 0
+        raise Failure(str(failure))
+    return 0
 
 
 def read_labels(path: str, count: int) -> list[str]:
@@ -112,26 +99,8 @@ def load_images(processor, folder: str, limit: int):
     return np.stack(images)
 
 
-@contextlib.contextmanager
-def spinner() -> Iterator[Callable[[str], None]]:
-    """Gives a function that says what is being done on an attended stderr, whatever happens to stderr meanwhile."""
-    if not sys.stderr.isatty():
-        yield lambda text: None
-        return
-    from rich.console import Console
-
-    with os.fdopen(os.dup(2), "w") as stream, Console(file=stream).status("starting") as status:
-        yield status.update
-
-
-def print_report(report, output: str):
-    """Prints the comparison."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, title=f"{output}: {report.format} in {report.dtype}", title_justify="left")
-    table.add_column("on the same images")
-    table.add_column("", justify="right", no_wrap=True)
+def describe(report, output: str) -> str:
+    """Returns the comparison as a table."""
     rows = {
         f"largest difference of a logit, {report.images} images": f"{report.max_difference:.2e}",
         f"relative error, at most {report.tolerance:.1e}": f"{report.relative_error:.2e}",
@@ -140,6 +109,5 @@ def print_report(report, output: str):
         "time of batch 1, TensorFlow float32 = 1": f"{report.latency_batch1:.2f}",
         "time of batch 8, TensorFlow float32 = 1": f"{report.latency_batch8:.2f}",
     }
-    for row in rows.items():
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    title = f"{output}: {report.format} in {report.dtype}"
+    return table(["on the same images", ""], list(rows.items()), title)

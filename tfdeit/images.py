@@ -5,7 +5,8 @@ import io
 import os
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from contextlib import AbstractContextManager
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -18,7 +19,7 @@ class ImageError(ValueError):
     """An image that cannot be used. The message names the file (or "bytes") and the reason."""
 
 
-def decode_image(source, exif_orientation: bool = False, on_white: bool = False) -> np.ndarray:
+def decode_image(source: Any, exif_orientation: bool = False, on_white: bool = False) -> np.ndarray:
     """Decode one image to RGB. Safe to call from several threads.
 
     8-bit modes are converted as Pillow's `convert("RGB")` does. 16-bit gray is scaled, `round(v * 255 / 65535)`,
@@ -40,7 +41,7 @@ def decode_image(source, exif_orientation: bool = False, on_white: bool = False)
     return np.array(decode_pillow(source, exif_orientation, on_white))
 
 
-def decode_pillow(source, exif_orientation: bool = False, on_white: bool = False) -> Image.Image:
+def decode_pillow(source: Any, exif_orientation: bool = False, on_white: bool = False) -> Image.Image:
     """The same as an image of Pillow, of mode RGB."""
     try:
         with contextlib.ExitStack() as stack:
@@ -62,17 +63,17 @@ class Header(NamedTuple):
     width: int
 
 
-def read_header(source) -> Header:
+def read_header(source: Any) -> Header:
     """Read the header of an image file only; arguments and errors are those of `decode_image`."""
     try:
         with contextlib.ExitStack() as stack:
             image = _open_image(stack, source)
-            return Header(image.format, image.mode, image.height, image.width)
+            return Header(image.format or "", image.mode, image.height, image.width)
     except Exception as error:
         raise ImageError(f"{_name(source)}: {_reason(error)}") from error
 
 
-def _open_image(stack, source):
+def _open_image(stack: contextlib.ExitStack, source: Any) -> Image.Image:
     """A PIL image whose pixels are not read yet, and are not too many."""
     stream = stack.enter_context(_open(source))
     if not stream.read(1):
@@ -83,7 +84,7 @@ def _open_image(stack, source):
     return image
 
 
-def _open(source):
+def _open(source: Any) -> AbstractContextManager[BinaryIO]:
     """Context manager that gives a binary stream over `source`, and closes it if it was opened here."""
     if isinstance(source, _BYTES):
         return io.BytesIO(source)
@@ -94,7 +95,7 @@ def _open(source):
     return open(source, "rb")
 
 
-def _rgb(image, on_white):
+def _rgb(image: Image.Image, on_white: bool) -> Image.Image:
     if 0 in image.size:
         raise ImageError(f"it has no pixels ({image.width}x{image.height})")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
@@ -107,7 +108,7 @@ def _rgb(image, on_white):
     return image.convert("RGB")
 
 
-def _from_deep_gray(gray):
+def _from_deep_gray(gray: np.ndarray) -> np.ndarray:
     """16-bit, 32-bit integer and float gray to 8-bit RGB."""
     limit = 1 if gray.dtype.kind == "f" else 65535
     if not (gray.min() >= 0 and gray.max() <= limit):  # written so that NaN fails too
@@ -116,7 +117,7 @@ def _from_deep_gray(gray):
     return np.stack([scaled] * 3, axis=-1)
 
 
-def _name(source):
+def _name(source: Any) -> str:
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
     if isinstance(source, _BYTES):
@@ -124,7 +125,7 @@ def _name(source):
     return getattr(source, "filename", None) or getattr(source, "name", None) or type(source).__name__
 
 
-def _reason(error):
+def _reason(error: Exception) -> str:
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return f"more than {Image.MAX_IMAGE_PIXELS} pixels, refused as a decompression bomb"
     if isinstance(error, UnidentifiedImageError):
@@ -132,7 +133,7 @@ def _reason(error):
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def flatten(images) -> Iterator:
+def flatten(images: Any) -> Iterator[Any]:
     """Walk over the images of a list, nested as it may be; a single image is a list of one."""
     if isinstance(images, (list, tuple)):
         for image in images:
@@ -141,7 +142,9 @@ def flatten(images) -> Iterator:
         yield images
 
 
-def read_block(image, input_data_format=None, exif_orientation: bool = False, on_white: bool = False) -> np.ndarray:
+def read_block(
+    image: Any, input_data_format: str | None = None, exif_orientation: bool = False, on_white: bool = False
+) -> np.ndarray:
     """Read whatever a processor accepts as an image, or as a batch of images of one size.
 
     Args:
@@ -163,7 +166,7 @@ def read_block(image, input_data_format=None, exif_orientation: bool = False, on
     return _rgb_array(np.asarray(image), input_data_format, on_white)
 
 
-def _rgb_array(array, input_data_format, on_white):
+def _rgb_array(array: np.ndarray, input_data_format: str | None, on_white: bool) -> np.ndarray:
     """Any array of pixels to (B, H, W, 3), values untouched."""
     if array.dtype.kind not in "buif" or not 2 <= array.ndim <= 4:
         raise ImageError(
@@ -193,7 +196,7 @@ def _rgb_array(array, input_data_format, on_white):
     return array if array.ndim == 4 else array[None]
 
 
-def _blend_on_white(array):
+def _blend_on_white(array: np.ndarray) -> np.ndarray:
     """RGBA to RGB with transformers' arithmetic: integers reach to 255, floats to 1."""
     integer = array.dtype.kind in "bui"
     white = 255 if integer else 1.0

@@ -13,7 +13,7 @@ from tfdeit.config import DeiTConfig, ViTConfig, read_config
 from tfdeit.processing import AutoImageProcessor, BaseImageProcessor, protocol_processor
 
 
-def get_model(name: str | os.PathLike, pretrained: bool = True, **options) -> PretrainedModel:
+def get_model(name: str | os.PathLike[str], pretrained: bool = True, **options: Any) -> PretrainedModel:
     """Builds a published model.
 
     Args:
@@ -56,7 +56,7 @@ def _choose_class(config: ViTConfig) -> type[PretrainedModel]:
 
 
 def inference_model(
-    model: str | os.PathLike | PretrainedModel, image: Any, processor: BaseImageProcessor | None = None
+    model: str | os.PathLike[str] | PretrainedModel, image: Any, processor: BaseImageProcessor | None = None
 ) -> dict[str, Any]:
     """Classifies one image.
 
@@ -88,5 +88,5 @@ def inference_model(
         "pred_scores": scores,
         "pred_label": label,
         "pred_score": float(scores[label]),
-        "pred_class": model.config.id2label[label],
+        "pred_class": (model.config.id2label or {})[label],
     }

@@ -42,7 +42,7 @@ def match_classes(names: Sequence[str], id2label: Mapping[int, str]) -> tuple[li
     found = [index_of.get(_plain(name)) for name in names]
     unknown = [place for place, index in enumerate(found) if index is None]
     if not unknown:
-        return found, None
+        return [index for index in found if index is not None], None
     if len(names) == len(id2label) and all(index in (None, place) for place, index in enumerate(found)):
         pairs = [f"{names[i]} = {id2label[i]}" for i in unknown[:_SHOWN]]
         return list(range(len(names))), (
@@ -56,7 +56,7 @@ def match_classes(names: Sequence[str], id2label: Mapping[int, str]) -> tuple[li
     )
 
 
-def _indices(id2label):
+def _indices(id2label: Mapping[int, str]) -> dict[str, int]:
     """All that stands for one class -> its index."""
     labels = {index: _plain(label) for index, label in id2label.items()}
     tiers = [
@@ -65,14 +65,14 @@ def _indices(id2label):
         [(word, index) for index, label in labels.items() for word in dict.fromkeys(label.split(", "))],
         [(str(index), index) for index in labels],
     ]
-    index_of = {}
+    index_of: dict[str, int] = {}
     for tier in tiers:
         counts = Counter(name for name, _ in tier)
         index_of = {name: index for name, index in tier if counts[name] == 1} | index_of
     return index_of
 
 
-def _knows_imagenet(id2label):
+def _knows_imagenet(id2label: Mapping[int, str]) -> bool:
     """Whether the labels are ImageNet's, but for some spelling; or there are as many, and none has a name."""
     words = imagenet_id2label()
     if len(id2label) != len(words):
@@ -81,9 +81,9 @@ def _knows_imagenet(id2label):
     return unnamed or sum(words[index] == label for index, label in id2label.items()) > 0.9 * len(words)
 
 
-def _plain(name):
+def _plain(name: str) -> str:
     return name.replace("_", " ").strip().casefold()
 
 
-def _listed(shown, count):
+def _listed(shown: Sequence[str], count: int) -> str:
     return ", ".join(shown) + (f" and {count - len(shown)} more" if count > len(shown) else "")

@@ -14,16 +14,16 @@ class BackboneOutput(NamedTuple):
 
     last_hidden_state: Tensor  # (B, T, D), after the final LayerNorm
     pooler_output: Tensor = ()  # (B, P)
-    hidden_states: tuple = ()  # depth + 1 of (B, T, D), before the final LayerNorm
-    attentions: tuple = ()  # depth of (B, heads, T, T)
+    hidden_states: tuple[Tensor, ...] = ()  # depth + 1 of (B, T, D), before the final LayerNorm
+    attentions: tuple[Tensor, ...] = ()  # depth of (B, heads, T, T)
 
 
 class ClassifierOutput(NamedTuple):
     """Output of `TFViTForImageClassification` and `TFDeiTForImageClassification`."""
 
     logits: Tensor  # (B, N)
-    hidden_states: tuple = ()
-    attentions: tuple = ()
+    hidden_states: tuple[Tensor, ...] = ()
+    attentions: tuple[Tensor, ...] = ()
     loss: Tensor = ()  # (B,), when labels are given
 
 
@@ -33,14 +33,14 @@ class TeacherClassifierOutput(NamedTuple):
     logits: Tensor  # (B, N), the mean of the next two
     cls_logits: Tensor  # (B, N), from the class token
     distillation_logits: Tensor  # (B, N), from the distillation token
-    hidden_states: tuple = ()
-    attentions: tuple = ()
+    hidden_states: tuple[Tensor, ...] = ()
+    attentions: tuple[Tensor, ...] = ()
 
 
 class MaskedImageOutput(NamedTuple):
     """Output of `TFViTForMaskedImageModeling` and `TFDeiTForMaskedImageModeling`."""
 
     reconstruction: Tensor  # (B, H, W, C), in the units of pixel_values
-    hidden_states: tuple = ()
-    attentions: tuple = ()
+    hidden_states: tuple[Tensor, ...] = ()
+    attentions: tuple[Tensor, ...] = ()
     loss: Tensor = ()  # (1,), when bool_masked_pos is given

@@ -1,7 +1,6 @@
 """What a preprocessor_config.json says: parameters, their checks, and the file."""
 
 import copy
-import difflib
 import functools
 import json
 import math
@@ -14,6 +13,7 @@ from PIL import Image
 from tfdeit import protocols
 from tfdeit.checkpoint.files import find_directory
 from tfdeit.config import read_config
+from tfdeit.hints import did_you_mean
 from tfdeit.images import ImageError
 
 CONFIG_NAME = "preprocessor_config.json"
@@ -145,9 +145,8 @@ class ProcessorConfig:
     def __setattr__(self, name, value):
         if name != "extra":
             if name not in self._parameters:
-                close = difflib.get_close_matches(name, self._parameters, 1)
-                hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(self._parameters)}"
-                raise TypeError(f"{type(self).__name__} has no parameter {name!r}. {hint}")
+                hint = did_you_mean(name, self._parameters) or f" Known: {', '.join(self._parameters)}"
+                raise TypeError(f"{type(self).__name__} has no parameter {name!r}.{hint}")
             if value is not None:
                 try:
                     value = self._parameters[name](value)

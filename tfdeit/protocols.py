@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from tfdeit.hints import did_you_mean
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -33,7 +35,8 @@ def geometry(protocol: str, size: int) -> dict[str, Any]:
         "deit3": {**torchvision, "size": {"shortest_edge": size}},
     }
     if protocol not in geometries:
-        raise ValueError(f"Expected a protocol out of {sorted(geometries)}. Received: protocol={protocol!r}")
+        hint = did_you_mean(protocol, geometries)
+        raise ValueError(f"Expected a protocol out of {sorted(geometries)}. Received: protocol={protocol!r}.{hint}")
     return geometries[protocol]
 
 

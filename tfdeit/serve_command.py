@@ -2,12 +2,11 @@
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 from tfdeit.arguments import natural, port_number, positive, version_label
-from tfdeit.commands import silenced_stderr
 from tfdeit.server.versions import find_versions
+from tfdeit.terminal import note, result, silenced_stderr
 
 
 def add_parser(commands):
@@ -52,12 +51,11 @@ def add_parser(commands):
 
 def run_serve(args: argparse.Namespace) -> int:
     """Serves a SavedModel until a signal."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     name = args.model_name or Path(args.directory).resolve().name
+    if not name or set(name) & set("/:"):
+        raise ValueError(f"Expected a model name without / and :. Received: {name!r}. Pass --model-name.")
+    find_versions(Path(args.directory))
     try:
-        if not name or set(name) & set("/:"):
-            raise ValueError(f"Expected a model name without / and :. Received: {name!r}. Pass --model-name.")
-        find_versions(Path(args.directory))
         with silenced_stderr():
             import tensorflow as tf
 
@@ -66,14 +64,10 @@ def run_serve(args: argparse.Namespace) -> int:
         from tfdeit.server.run import Options, log_to_stderr, serve
         from tfdeit.server.service import Limits
     except ModuleNotFoundError as error:
-        print(f"tfdeit serve: error: {error}; pip install tfdeit[serving]", file=sys.stderr)
-        return 2
-    except ValueError as error:
-        print(f"tfdeit serve: error: {error}", file=sys.stderr)
-        return 2
+        raise ModuleNotFoundError(f"{error}; pip install tfdeit[serving]") from error
 
     tf.get_logger().setLevel("ERROR")  # it warns of the session loader, which is TensorFlow Serving's
-    log_to_stderr(args.access_log)
+    log_to_stderr(args.access_log and not args.quiet)
     options = Options(
         directory=args.directory,
         name=name,
@@ -91,24 +85,24 @@ def run_serve(args: argparse.Namespace) -> int:
         max_body=args.max_body * 2**20,
         max_instances=args.max_instances,
     )
-    try:
-        asyncio.run(serve(options, limits, announce))
-    except (OSError, ValueError) as error:
-        print(f"tfdeit serve: error: {error}", file=sys.stderr)
-        return 2
+    asyncio.run(serve(options, limits, announce))
     return 0
 
 
 def announce(server):
     """Prints where the server listens."""
     model = f"{server.url}/v1/models/{server.model.name}"
-    print(
+    metrics = f"{server.url}/monitoring/prometheus/metrics"
+    result(
+        {"model": server.model.name, "page": f"{server.url}/", "rest": model, "grpc": server.grpc_address}
+        | {"metrics": metrics},
         f"serving {server.model.name} from {server.options.directory}\n"
         f"  web page  {server.url}/\n"
         f"  REST      {model}:predict (state: {model}, signatures: {model}/metadata)\n"
         f"  gRPC      {server.grpc_address}\n"
-        f"  metrics   {server.url}/monitoring/prometheus/metrics\n"
-        "This server is for trying a model and testing clients. In production, serve the same directory with\n"
-        "TensorFlow Serving. Stop with Ctrl-C.",
-        flush=True,
+        f"  metrics   {metrics}",
+    )
+    note(
+        "This server is for trying a model and testing clients. In production, serve the same directory with "
+        "TensorFlow Serving. Stop with Ctrl-C."
     )

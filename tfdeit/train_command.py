@@ -2,12 +2,11 @@
 
 import argparse
 import json
-import os
 import re
-import sys
 from pathlib import Path
 
-from tfdeit.commands import silenced_stderr
+from tfdeit.arguments import RECIPES, completed, model_names
+from tfdeit.terminal import Failure, note, result, silenced_stderr
 
 
 def add_parser(commands):
@@ -17,10 +16,10 @@ def add_parser(commands):
         help="train, distil or fine-tune a model",
         description="Trains a model on labelled images, by a recipe. RUN gets checkpoints, history.csv, curves.png, "
         "TensorBoard's logs, and at the end the model, as a directory that the other commands take. SIGTERM and Ctrl-C "
-        "save and stop. Recipes: deit_pretrain, deit_distill_hard, deit_distill_soft, deit_finetune_384, vit_finetune, "
-        "deit3_pretrain, simmim, linear_probe, finetune, cifar10_micro.",
+        f"save and stop. Recipes: {', '.join(RECIPES)}.",
     )
-    train.add_argument("--recipe", metavar="R", help="name of a recipe, or a file such as RUN/recipe.toml")
+    recipe = train.add_argument("--recipe", metavar="R", help="name of a recipe, or a file such as RUN/recipe.toml")
+    completed(recipe, lambda: RECIPES)
     train.add_argument(
         "--data",
         metavar="DATA",
@@ -28,9 +27,10 @@ def add_parser(commands):
         "packed records of the same",
     )
     train.add_argument("--val", dest="validation", metavar="DATA", help="images to evaluate on, if they are elsewhere")
-    train.add_argument(
+    model = train.add_argument(
         "--model", metavar="NAME", help="directory, hub id, or name: where to start from, or its architecture"
     )
+    completed(model, model_names)
     train.add_argument("--out", required=True, metavar="RUN", help="directory of the run")
     train.add_argument(
         "--teacher", metavar="T", help=".keras file, SavedModel, name in keras.applications, or what --model takes"
@@ -54,7 +54,6 @@ def add_parser(commands):
 
 def run_train(args: argparse.Namespace) -> int:
     """Trains, or goes on training, and says where the model is."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with silenced_stderr():
         import tensorflow as tf
 
@@ -75,26 +74,17 @@ def run_train(args: argparse.Namespace) -> int:
         if missing:
             raise ValueError(f"Expected {', '.join(missing)}; only a run that is resumed knows its own")
         recipe = find_recipe(recipe_name).override(*args.overrides)
-        finished = train(recipe, Run(**arguments), out, args.resume, say)
-    except (OSError, ValueError, Diverged) as error:
-        print(f"tfdeit train: error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, Diverged) else 2
+        finished = train(recipe, Run(**arguments), out, args.resume, note)
+    except Diverged as error:
+        raise Failure(str(error)) from error
     except tf.errors.InvalidArgumentError as error:  # what the input pipeline raised is in the text only
         unreadable = re.search(r"ImageError: (.*)", error.message)
         if not unreadable:
             raise
-        print(f"tfdeit train: error: {unreadable[1]}", file=sys.stderr)
-        return 2
+        raise ValueError(unreadable[1]) from error
     except (tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.UnavailableError) as error:
-        print(f"tfdeit train: error: a worker is gone; restart all with --resume ({error.message})", file=sys.stderr)
-        return 1
-    if finished:
-        print(f"the model is in {out / 'model'}")
-    else:
-        print(f"stopped; go on with `tfdeit train --out {out} --resume`")
+        raise Failure(f"a worker is gone; restart all with --resume ({error.message})") from error
+    model = str(out / "model")
+    text = f"the model is in {model}" if finished else f"stopped; go on with `tfdeit train --out {out} --resume`"
+    result({"finished": finished, "model": model if finished else None}, text)
     return 0
-
-
-def say(text: str):
-    """Prints a line of what is decided on the way."""
-    print(f"tfdeit train: {text}", file=sys.stderr, flush=True)

@@ -5,7 +5,6 @@ Parameters and MACs are derived from a row's config. A figure or hash that its p
 """
 
 import dataclasses
-import difflib
 import fnmatch
 import sys
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tfdeit.config import DeiTConfig, ViTConfig
+from tfdeit.hints import did_you_mean
 from tfdeit.labels import imagenet_id2label
 
 SIZES = {  # width, depth, heads; the MLP is four times as wide
@@ -71,7 +71,7 @@ class Checkpoint:
     accuracy: Accuracy | None = None
     licence: str = "Apache-2.0"
 
-    def config(self, **changes) -> ViTConfig:
+    def config(self, **changes: Any) -> ViTConfig:
         """Returns the config, with `changes`."""
         return self.config_class(**self.architecture).replace(**changes)
 
@@ -112,7 +112,7 @@ class Checkpoint:
         }
 
 
-def _architecture(size: str, patch_size: int, image_size: int, **options) -> dict[str, Any]:
+def _architecture(size: str, patch_size: int, image_size: int, **options: Any) -> dict[str, Any]:
     width, depth, heads = SIZES[size]
     return {
         "hidden_size": width,
@@ -215,7 +215,10 @@ def _deit3(size: str, image_size: int, data: str, top1: float, top5: float) -> C
         config_class=ViTConfig,
         architecture=_architecture(
             *(size, patch_size, image_size),
-            **{"layer_norm_eps": 1e-6, "layerscale_value": 1e-4, "no_embed_class": True, "uniform_drop_path": True},
+            layer_norm_eps=1e-6,
+            layerscale_value=1e-4,
+            no_embed_class=True,
+            uniform_drop_path=True,
         ),
         url=f"{FACEBOOK}/{file}{'_v1' if file == 'deit_3_huge_224_21k' else ''}.pth",
         protocol=protocol,
@@ -305,9 +308,8 @@ def find(name: str) -> Checkpoint:
     """
     if name in BY_NAME:
         return BY_NAME[name]
-    close = difflib.get_close_matches(name, BY_NAME, n=3)
-    hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else "`tfdeit list` shows all."
-    raise ValueError(f"Expected the name of a checkpoint of the zoo. Received: {name!r}. {hint}")
+    hint = did_you_mean(name, BY_NAME, limit=3) or " `tfdeit list` shows all."
+    raise ValueError(f"Expected the name of a checkpoint of the zoo. Received: {name!r}.{hint}")
 
 
 def markdown() -> str:

@@ -15,10 +15,15 @@ class CheckpointError(ValueError):
 class Array(Protocol):
     """A tensor of a checkpoint; `numpy.asarray` reads its values."""
 
-    shape: tuple[int, ...]
-    dtype: np.dtype
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its dimensions."""
 
-    def __array__(self, dtype=None, copy=None) -> np.ndarray: ...
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of its values."""
+
+    def __array__(self) -> np.ndarray: ...
 
 
 def listing(names: Iterable[str], limit: int = 20) -> str:

@@ -6,16 +6,15 @@ import hashlib
 import http.client
 import os
 import shutil
-import sys
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from tfdeit.checkpoint import CheckpointError
+from tfdeit.terminal import download_progress
 
 ATTEMPTS = 5
 BACKOFF = 1.0  # seconds before the second attempt; doubled before each further one
@@ -131,7 +130,10 @@ def _attempt(url: str, file: BinaryIO, version: BinaryIO):
     version.seek(0)
     if start and (stamp := version.read().decode("latin-1")):
         headers |= {"Range": f"bytes={start}-", "If-Range": stamp}
-    with _open(urllib.request.Request(url, headers=headers)) as response, _progress(file.name) as report:
+    with (
+        _open(urllib.request.Request(url, headers=headers)) as response,
+        download_progress(Path(file.name).stem) as report,
+    ):
         if response.status != 206:
             start = 0
             file.truncate(0)
@@ -183,18 +185,3 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, request, response, code, message, headers, address):
         _check_scheme(address, may_be_local=request.type == "http")
         return super().redirect_request(request, response, code, message, headers, address)
-
-
-@contextlib.contextmanager
-def _progress(name: str) -> Iterator[Callable[[int, int | None], None]]:
-    """Gives a function of (bytes so far, bytes in all or None) that draws a bar on an attended stderr."""
-    if not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(os.path.basename(name).removesuffix(".part"))
-        yield lambda done, total: bar.update(task, completed=done, total=total)

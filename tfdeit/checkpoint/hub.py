@@ -11,6 +11,7 @@ from pathlib import Path
 from tfdeit import zoo
 from tfdeit.checkpoint import CheckpointError, listing
 from tfdeit.checkpoint.download import download
+from tfdeit.hints import did_you_mean
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in order of preference; either may be sharded
@@ -35,10 +36,11 @@ def locate(source: str | os.PathLike) -> Path:
     except CheckpointError:
         raise
     except ValueError as error:
+        hint = did_you_mean(str(source), [*embedded, *zoo.BY_NAME], limit=3) or " `tfdeit list` shows the zoo."
         raise CheckpointError(
             "Expected the directory of a checkpoint (config.json with model.safetensors or pytorch_model.bin, "
             f"preprocessor_config.json), the name of an embedded one ({listing(embedded) or 'there is none'}), "
-            f"of the zoo, or the id of a repository on the hub. Received: {str(source)!r}. {error}"
+            f"of the zoo, or the id of a repository on the hub. Received: {str(source)!r}.{hint}"
         ) from error
 
 
@@ -101,7 +103,7 @@ def _fetch_repository(hub_id: str) -> Path:
     except errors.RepositoryNotFoundError as error:
         raise CheckpointError(
             "Expected a directory, a name of the zoo (`tfdeit list`), or a repository on the hub. Received: "
-            f"{hub_id!r}, which is none, or is private and needs a token (HF_TOKEN)."
+            f"{hub_id!r}, which is none, or is private and needs a token (HF_TOKEN).{did_you_mean(hub_id, zoo.BY_NAME)}"
         ) from error
     except errors.LocalEntryNotFoundError as error:  # offline, by choice or not
         raise CheckpointError(
@@ -135,8 +137,8 @@ def _check_answer(hub_id: str, endpoint: str | None):
     except (OSError, *HfHubHTTPError.__bases__) as error:
         raise CheckpointError(
             f"Expected a file or directory that exists, or the id of a repository on the hub. Received: {hub_id!r}: "
-            f"there is no such path, and the hub does not answer ({error}). Without a network, put {_files(hub_id)} "
-            "into a directory, and pass that."
+            f"there is no such path, and the hub does not answer ({error}).{did_you_mean(hub_id, zoo.BY_NAME)} "
+            f"Without a network, put {_files(hub_id)} into a directory, and pass that."
         ) from error
 
 

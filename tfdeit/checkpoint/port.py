@@ -20,6 +20,7 @@ from tfdeit.checkpoint.rules import Rule, from_keras
 from tfdeit.checkpoint.source import LazyArray, Source, open_source, sha256, weight_files
 from tfdeit.checkpoint.torch_files import write_torch
 from tfdeit.checkpoint.writers import complete_file, write_directory, write_safetensors
+from tfdeit.hints import did_you_mean
 from tfdeit.protocols import preprocessor_config
 
 _TORCH = (".pth", ".pt", ".bin")
@@ -51,12 +52,14 @@ TARGETS = {
 
 
 def port(
-    source: str | os.PathLike,
-    output: str | os.PathLike,
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
     to: str = "hf",
-    progress: Callable[[int], AbstractContextManager[Callable[[int], None]]] = lambda total: nullcontext(int),
+    progress: Callable[[int], AbstractContextManager[Callable[[int], None]]] = lambda total: nullcontext(
+        lambda count: None
+    ),
     name: str | None = None,
-    **overrides,
+    **overrides: Any,
 ) -> Source:
     """Converts a checkpoint, one tensor at a time; all of it fits, or nothing is written.
 
@@ -99,7 +102,7 @@ def port(
     return opened
 
 
-def _write_processor(source: Source, path: Path):
+def _write_processor(source: Source, path: Path) -> None:
     """Copies the source's preprocessor_config.json, or writes that of its row; leaves what is there."""
     config = source.config
     if path.exists():
@@ -111,9 +114,9 @@ def _write_processor(source: Source, path: Path):
         path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _check_target(to: str, output: str | os.PathLike) -> Target:
+def _check_target(to: str, output: str | os.PathLike[str]) -> Target:
     if to not in TARGETS:
-        raise ValueError(f"Expected a target among {', '.join(TARGETS)}. Received: {to!r}.")
+        raise ValueError(f"Expected a target among {', '.join(TARGETS)}. Received: {to!r}.{did_you_mean(to, TARGETS)}")
     suffixes = TARGETS[to].suffixes
     if suffixes and not str(output).endswith(suffixes):
         raise ValueError(f"Expected the name of a file in {', '.join(suffixes)} for {to}. Received: {str(output)!r}.")
@@ -142,7 +145,7 @@ def convert(source: Source, target: Target) -> dict[str, Array]:
             f"Expected a model that {format.name} has too. Received: a {source.architecture}, whose "
             f"{listing(homeless)} have no place there."
         )
-    tensors = {}
+    tensors: dict[str, Array] = {}
     for ours, variable in source.variables.items():
         shapes = from_keras(rules, {ours: np.broadcast_to(np.float32(0), variable.shape)})
         for index, (name, zeros) in enumerate(shapes):

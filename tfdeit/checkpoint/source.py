@@ -69,7 +69,7 @@ class LazyArray(NamedTuple):
     dtype: np.dtype
     compute: Callable[[], np.ndarray]
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self.compute(), dtype or self.dtype)
 
 

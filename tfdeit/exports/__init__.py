@@ -5,6 +5,8 @@ import importlib.util
 import types
 from typing import NamedTuple
 
+from tfdeit.hints import did_you_mean
+
 
 class Format(NamedTuple):
     """A format that a classifier can be exported to.
@@ -32,7 +34,7 @@ FORMATS = {
 }
 
 
-def check_choice(name: str, dtype: str):
+def check_choice(name: str, dtype: str) -> None:
     """Refuses what is no format, a dtype that a format has not, and a format whose libraries are missing.
 
     Raises:
@@ -40,11 +42,13 @@ def check_choice(name: str, dtype: str):
         ModuleNotFoundError: saying what to install.
     """
     if name not in FORMATS:
-        raise ValueError(f"Expected a format out of {', '.join(FORMATS)}. Received: {name!r}.")
+        hint = did_you_mean(name, FORMATS)
+        raise ValueError(f"Expected a format out of {', '.join(FORMATS)}. Received: {name!r}.{hint}")
     row = FORMATS[name]
     if dtype not in row.dtypes:
         table = "; ".join(f"{other}: {', '.join(row.dtypes)}" for other, row in FORMATS.items())
-        raise ValueError(f"Expected a dtype that format {name} has. Received: {dtype!r}. There are: {table}.")
+        hint = did_you_mean(dtype, row.dtypes) or f" There are: {table}."
+        raise ValueError(f"Expected a dtype that format {name} has. Received: {dtype!r}.{hint}")
     missing = [package for module, package in row.packages.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise ModuleNotFoundError(

@@ -79,7 +79,8 @@ def compare(ours: Run, exported: Run, pixel_values: np.ndarray) -> dict[str, flo
 
 def latency_ratio(ours: Run, exported: Run, pixel_values: np.ndarray) -> float:
     """Returns the median time of the export divided by that of the model in TensorFlow, measured in turns."""
-    runs, seconds = (exported, ours), ([], [])
+    runs = exported, ours
+    seconds: tuple[list[float], list[float]] = [], []
     for run in runs:
         run(pixel_values)  # the first one plans and allocates
     start = time.perf_counter()

@@ -2,10 +2,10 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -59,13 +59,13 @@ class DifferentError(RuntimeError):
 def export_model(
     model: PretrainedModel,
     processor: BaseImageProcessor,
-    directory: str | os.PathLike,
+    directory: str | os.PathLike[str],
     *,
     format: str,
     dtype: str = "float32",
     images: np.ndarray | None = None,
     step: Callable[[str], None] = lambda text: None,
-    **options,
+    **options: Any,
 ) -> Report:
     """Writes a classifier in another format, loads it in that format's runtime, and compares the two.
 
@@ -106,7 +106,7 @@ def export_model(
             write_side_files(model, processor, stage, format, dtype)
         step("comparing with TensorFlow")
         ours, exported = reference(model), module.load(stage, dtype)
-        values = {"bytes": size, "images": len(images), "tolerance": tolerance(model.config, dtype)}
+        values: dict[str, Any] = {"bytes": size, "images": len(images), "tolerance": tolerance(model.config, dtype)}
         values |= {"format": format, "dtype": dtype, **compare(ours, exported, images)}
         batches = {count: np.resize(images, (count, *images.shape[1:])) for count in BATCHES}
         if not values["relative_error"] <= values["tolerance"]:  # so that NaN fails
@@ -153,7 +153,7 @@ def staged(directory: Path, versions: bool = False) -> Iterator[Path]:
         os.replace(stage, directory)
 
 
-def _check_options(name, dtype, options):
+def _check_options(name: str, dtype: str, options: Mapping[str, Any]) -> None:
     allowed = {"savedmodel": {"top_k"}, "openvino": {"calibration"} if dtype == "int8" else set()}
     wrong = options.keys() - allowed.get(name, set())
     if wrong:
@@ -163,7 +163,7 @@ def _check_options(name, dtype, options):
         )
 
 
-def _check_model(model):
+def _check_model(model: PretrainedModel) -> None:
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             "Expected Keras' TensorFlow backend, which every export is compared with (KERAS_BACKEND=tensorflow). "

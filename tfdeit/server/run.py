@@ -16,6 +16,7 @@ from tfdeit.server.grpc_front import build_grpc
 from tfdeit.server.models import Model
 from tfdeit.server.rest import build_app
 from tfdeit.server.service import Limits, Service, logger
+from tfdeit.terminal import note
 
 QUIET = 1.0  # seconds without a request after which a draining server is done: clients on busy machines are slow
 
@@ -156,7 +157,7 @@ async def serve(options: Options, limits: Limits, announce: Callable[[Server], N
     def on_signal(number):
         if stopping.is_set():
             os._exit(128 + number)
-        logger.warning("stopping: finishing what was accepted; a second signal ends at once")
+        note("stopping: finishing what was accepted; a second signal ends at once")
         stopping.set()
 
     loop = asyncio.get_running_loop()
@@ -167,7 +168,7 @@ async def serve(options: Options, limits: Limits, announce: Callable[[Server], N
     announce(server)
     await stopping.wait()
     await server.stop()
-    logger.warning("stopped; %d requests were answered", server.service.answered)
+    note(f"stopped; {server.service.answered} requests were answered")
 
 
 def log_to_stderr(access_log: bool):

@@ -1,11 +1,11 @@
 """What a run shows: a progress bar, or a line an epoch, and TensorBoard's scalars."""
 
-import sys
 import time
 
 import tensorflow as tf
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn
+
+from tfdeit.terminal import attended, progress_bar, result
 
 # What `tf.summary.scalar` writes; that function itself needs TensorBoard.
 _SCALAR = tf.compat.v1.SummaryMetadata(plugin_data={"plugin_name": "scalars"}, data_class="DATA_CLASS_SCALAR")
@@ -27,10 +27,8 @@ class Display:
         if not self.chief:
             return self
         self.writer = tf.summary.create_file_writer(str(self.trainer.directory / "tensorboard"))
-        if sys.stderr.isatty():
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            console = Console(stderr=True)
-            self.bar = Progress(*columns, console=console, redirect_stdout=sys.stdout.isatty(), transient=True)
+        if attended():
+            self.bar = progress_bar(MofNCompleteColumn())
             self.task = self.bar.add_task("compiling", total=self.trainer.total, completed=self.trainer.state.step)
             self.bar.start()
         return self
@@ -72,7 +70,7 @@ class Display:
         for name, value in figures.items():
             if name != "gradient_norm":
                 shown.append(f"{name} {value:.1%}" if name.endswith("accuracy") else f"{name} {value:.4g}")
-        print("  ".join(shown), flush=True)
+        result(row, "  ".join(shown))
 
     def write(self, prefix: str, step: int, figures: dict[str, float]):
         """Writes TensorBoard's scalars."""

@@ -1,7 +1,6 @@
 """Training recipes: everything that a run depends on besides data and model, as typed and flat fields."""
 
 import dataclasses
-import difflib
 import json
 import os
 import types
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tfdeit.data.recipe import Recipe as Augmentation
+from tfdeit.hints import did_you_mean
 
 try:
     import tomllib
@@ -176,9 +176,8 @@ class TrainRecipe(Augmentation):
         names = [field.name for field in dataclasses.fields(cls)]
         for name in values:
             if name not in names:
-                close = difflib.get_close_matches(name, names, n=1)
-                hint = f"Did you mean {close[0]!r}?" if close else f"The fields are: {', '.join(names)}."
-                raise ValueError(f"Expected a field of a recipe. Received: {name!r}. {hint}")
+                hint = did_you_mean(name, names) or f" The fields are: {', '.join(names)}."
+                raise ValueError(f"Expected a field of a recipe. Received: {name!r}.{hint}")
         return values
 
 

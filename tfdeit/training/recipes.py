@@ -1,11 +1,11 @@
 """The recipes by name: those of the papers, and some for small data."""
 
 import dataclasses
-import difflib
 import os
 from pathlib import Path
 
 from tfdeit.data.recipe import RECIPES as AUGMENTATIONS
+from tfdeit.hints import did_you_mean
 from tfdeit.training.recipe import TrainRecipe
 
 _PLAIN = {  # crops and mirrors only
@@ -139,6 +139,5 @@ def find_recipe(name: str | os.PathLike) -> TrainRecipe:
         return RECIPES[name]
     if Path(name).is_file():
         return TrainRecipe.from_toml(name)
-    close = difflib.get_close_matches(str(name), RECIPES, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"Expected a recipe out of {', '.join(RECIPES)}, or a TOML file. Received: {name!r}.{hint}")
+    hint = did_you_mean(str(name), RECIPES)
+    raise ValueError(f"Expected a recipe out of {', '.join(RECIPES)}, or a TOML file. Received: {str(name)!r}.{hint}")
