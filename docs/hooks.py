@@ -30,7 +30,7 @@ def on_page_markdown(markdown, page, config, files):
     """Leads links to these pages, and fills in equations and help texts."""
     markdown = _OUTSIDE.sub(lambda link: f"]({_page_of(link[1])})", markdown)
     markdown = _BLOCK.sub(lambda latex: convert(latex[1].strip(), display="block"), markdown)
-    markdown = _INLINE.sub(lambda latex: convert(latex[1]), markdown)
+    markdown = _INLINE.sub(lambda latex: f"<span>{convert(latex[1])}</span>", markdown)  # at a line's start too
     return markdown.replace("<!-- commands -->", _commands()) if "<!-- commands -->" in markdown else markdown
 
 
@@ -42,7 +42,7 @@ def _commands():
     """The help text of every command, each below a heading."""
     parser = build_parser()
     (action,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    return "\n".join(f"## {name}\n\n```text\n{help_of(sub)}```\n" for name, sub in action.choices.items())
+    return "\n".join(f"## {name}\n\n```console\n{help_of(sub)}```\n" for name, sub in action.choices.items())
 
 
 def help_of(parser):

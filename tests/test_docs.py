@@ -16,11 +16,13 @@ import urllib.parse
 import zipfile
 
 import keras
+import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
 
-from tfdeit import cli, get_model, zoo
+from tfdeit import cli, get_model, inference_model, zoo
+from tfdeit.arguments import PROTOCOLS
 from tfdeit.training.recipes import RECIPES
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -119,6 +121,37 @@ def test_what_is_not_run_says_why():
     notes = [note for text in TEXTS.values() for note, _, _ in PYTHON.findall(text) if note]
     assert notes
     assert all(re.fullmatch(r"not run: .{20,}", note) for note in notes)
+
+
+# ------------------------------------------------------------------------------------------ figures and pictures
+
+
+@pytest.mark.slow
+def test_answers_by_protocol(photos_dir):
+    model = get_model("deit_micro_cifar10")
+    rows = re.findall(
+        r"^\| (`.+?)(?:, as .+)? \| (\w+ [\d.]+%) \| (\w+ [\d.]+%) \|", TEXTS["docs/preprocessing.md"], re.M
+    )
+    assert sorted(name for names, *_ in rows for name in re.findall(r"`(\w+)`", names)) == list(PROTOCOLS)
+    for names, *answers in rows:
+        for name in re.findall(r"`(\w+)`", names):
+            processor = model.image_processor.with_protocol(name, 32)
+            found = [inference_model(model, photos_dir / photo, processor) for photo in ("cat.png", "coffee.jpg")]
+            assert [f"{answer['pred_class']} {answer['pred_score']:.1%}" for answer in found] == answers
+
+
+@pytest.mark.slow
+def test_pictures_are_up_to_date(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, ROOT / "docs" / "pictures.py", tmp_path], check=True, env=environment)
+    kept = sorted((ROOT / "docs" / "pictures").glob("*.png"))
+    assert [path.name for path in kept] == sorted(path.name for path in tmp_path.iterdir())
+    for path in kept:
+        old, new = (
+            np.asarray(Image.open(folder / path.name).convert("RGB"), "float32") for folder in (path.parent, tmp_path)
+        )
+        assert old.shape == new.shape
+        assert np.abs(old - new).mean() < 1, "stale: run `make docs`"  # the last bits of attention differ by machine
 
 
 # ----------------------------------------------------------------------------------------------------- commands
