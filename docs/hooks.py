@@ -46,6 +46,6 @@ def _commands():
 
 
 def help_of(parser):
-    """Returns the help text, 100 columns wide."""
-    parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=100)
+    """Returns the help text, 88 columns wide."""
+    parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=88)
     return parser.format_help()

@@ -193,6 +193,8 @@ def test_files_of_the_project_exist():
     for page, text in TEXTS.items():
         for path in re.findall(r"\b((?:examples|benchmarks|tests)/\w+\.py)\b", text):
             assert (ROOT / path).is_file(), f"{page}: {path}"
+        for path in re.findall(r"\]\(([\w./-]+)[#)]", text):
+            assert (ROOT / page).parent.joinpath(path).is_file(), f"{page}: {path}"
 
 
 # ----------------------------------------------------------------------------------------------------- messages
