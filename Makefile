@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test parity check release-check bench docs clean
+.PHONY: demo test parity check release-check bench docs site clean
 
 demo: $(VENV)/installed            ## classify the photos in examples/photos with the embedded checkpoint
 	$(BIN)/tfdeit predict examples/photos
@@ -33,8 +33,12 @@ release-check:                     ## build into dist, and try the wheel in an e
 bench: $(VENV)/tested              ## one JSON line a measurement
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
-docs: $(VENV)/installed            ## renew the zoo's table in README.md
-	$(BIN)/python -m tfdeit.zoo README.md
+docs: $(VENV)/installed            ## renew what is generated in docs/: the zoo's table, and the pictures
+	$(BIN)/python -m tfdeit.zoo docs/zoo.md
+	$(BIN)/python docs/pictures.py
+
+site: $(VENV)/tested               ## the documentation as a site, in $(VENV)/site
+	$(BIN)/mkdocs build --strict --site-dir $(VENV)/site
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -42,7 +46,7 @@ $(VENV)/installed: setup.cfg pyproject.toml
 	touch $@
 
 $(VENV)/tested: $(VENV)/installed
-	$(BIN)/python -m pip install --editable .[dev,export,fast,jax,parity,serving,test,tfds]
+	$(BIN)/python -m pip install --editable .[dev,docs,export,fast,jax,parity,serving,test,tfds]
 	$(BIN)/python -m pip install --no-deps timm==1.0.31  # not its torchvision, which must be built for the torch there is
 	touch $@
 

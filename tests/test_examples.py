@@ -1,4 +1,4 @@
-"""The README's Python and the examples run as written."""
+"""The examples run as written."""
 
 import io
 import json
@@ -9,7 +9,6 @@ import subprocess
 import sys
 import zipfile
 
-import keras
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -17,35 +16,6 @@ from PIL import Image
 
 import tfdeit
 from tfdeit.serving import export_saved_model
-
-
-@pytest.mark.slow
-def test_readme(monkeypatch, tmp_path, capsys, rng):
-    (tmp_path / "examples").symlink_to(ROOT / "examples")
-    monkeypatch.chdir(tmp_path)
-    # Those that need no network.
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    blocks = [block for block in blocks if "facebook/" not in block]
-    dataset = OneBatch(rng.normal(size=(4, 32, 32, 3)).astype("float32"), np.array([0, 1, 1, 0]))
-    namespace = {"keras": keras, "dataset": dataset}
-    exec(blocks[0], namespace)
-    assert capsys.readouterr().out == "cat\n"
-    with pytest.warns(UserWarning, match="newly initialised"):
-        exec(blocks[1], namespace)
-    saved = tfdeit.TFAutoModelForImageClassification.from_pretrained(tmp_path / "cats-and-dogs")
-    assert saved.config.id2label == {0: "cat", 1: "dog"}
-
-
-class OneBatch(keras.utils.PyDataset):
-    def __init__(self, pixel_values, labels):
-        super().__init__()
-        self.batch = pixel_values, labels
-
-    def __len__(self):
-        return 1
-
-    def __getitem__(self, index):
-        return self.batch
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ def get_model(name: str | os.PathLike[str], pretrained: bool = True, **options: 
         **options: those of `from_pretrained`; without `pretrained`, fields of the config.
 
     Returns:
-        The model: a classifier, or a backbone where no classes were published. Its attribute `image_processor` is the
+        The model, a classifier, or a backbone where no classes were published. Its attribute `image_processor` is the
         checkpoint's, or None.
 
     Raises:

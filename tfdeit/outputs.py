@@ -10,37 +10,66 @@ Tensor = Any  # of the Keras backend, or numpy from `predict`
 
 
 class BackboneOutput(NamedTuple):
-    """Output of `TFViTModel` and `TFDeiTModel`."""
+    """Output of `TFViTModel` and `TFDeiTModel`.
 
-    last_hidden_state: Tensor  # (B, T, D), after the final LayerNorm
-    pooler_output: Tensor = ()  # (B, P)
-    hidden_states: tuple[Tensor, ...] = ()  # depth + 1 of (B, T, D), before the final LayerNorm
-    attentions: tuple[Tensor, ...] = ()  # depth of (B, heads, T, T)
+    Attributes:
+        last_hidden_state: (B, T, D), after the final LayerNorm.
+        pooler_output: (B, P).
+        hidden_states: depth + 1 of (B, T, D), before the final LayerNorm.
+        attentions: depth of (B, heads, T, T).
+    """
+
+    last_hidden_state: Tensor
+    pooler_output: Tensor = ()
+    hidden_states: tuple[Tensor, ...] = ()
+    attentions: tuple[Tensor, ...] = ()
 
 
 class ClassifierOutput(NamedTuple):
-    """Output of `TFViTForImageClassification` and `TFDeiTForImageClassification`."""
+    """Output of `TFViTForImageClassification` and `TFDeiTForImageClassification`.
 
-    logits: Tensor  # (B, N)
+    Attributes:
+        logits: (B, N).
+        hidden_states: as in `BackboneOutput`.
+        attentions: as in `BackboneOutput`.
+        loss: (B,), when labels are given.
+    """
+
+    logits: Tensor
     hidden_states: tuple[Tensor, ...] = ()
     attentions: tuple[Tensor, ...] = ()
-    loss: Tensor = ()  # (B,), when labels are given
+    loss: Tensor = ()
 
 
 class TeacherClassifierOutput(NamedTuple):
-    """Output of `TFDeiTForImageClassificationWithTeacher`."""
+    """Output of `TFDeiTForImageClassificationWithTeacher`.
 
-    logits: Tensor  # (B, N), the mean of the next two
-    cls_logits: Tensor  # (B, N), from the class token
-    distillation_logits: Tensor  # (B, N), from the distillation token
+    Attributes:
+        logits: (B, N), the mean of the next two.
+        cls_logits: (B, N), from the class token.
+        distillation_logits: (B, N), from the distillation token.
+        hidden_states: as in `BackboneOutput`.
+        attentions: as in `BackboneOutput`.
+    """
+
+    logits: Tensor
+    cls_logits: Tensor
+    distillation_logits: Tensor
     hidden_states: tuple[Tensor, ...] = ()
     attentions: tuple[Tensor, ...] = ()
 
 
 class MaskedImageOutput(NamedTuple):
-    """Output of `TFViTForMaskedImageModeling` and `TFDeiTForMaskedImageModeling`."""
+    """Output of `TFViTForMaskedImageModeling` and `TFDeiTForMaskedImageModeling`.
 
-    reconstruction: Tensor  # (B, H, W, C), in the units of pixel_values
+    Attributes:
+        reconstruction: (B, H, W, C), in the units of pixel_values.
+        hidden_states: as in `BackboneOutput`.
+        attentions: as in `BackboneOutput`.
+        loss: (1,), when bool_masked_pos is given.
+    """
+
+    reconstruction: Tensor
     hidden_states: tuple[Tensor, ...] = ()
     attentions: tuple[Tensor, ...] = ()
-    loss: Tensor = ()  # (1,), when bool_masked_pos is given
+    loss: Tensor = ()

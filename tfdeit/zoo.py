@@ -1,7 +1,7 @@
 """The zoo: one row per published checkpoint, with what it is, where it is, and how accurate under which protocol.
 
 Parameters and MACs are derived from a row's config. A figure or hash that its publisher does not state is None.
-`python -m tfdeit.zoo README.md` renews the table in a file.
+`python -m tfdeit.zoo docs/zoo.md` renews the table in a file.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ SIZES = {  # width, depth, heads; the MLP is four times as wide
 FACEBOOK = "https://dl.fbaipublicfiles.com/deit"
 OPENMMLAB = "https://download.openmmlab.com/mmclassification/v0/deit"
 IN1K, IN21K = "ImageNet-1k", "ImageNet-21k"
-MARKS = ("<!-- zoo -->\n", "<!-- end of zoo -->\n")  # around the table in README.md
+MARKS = ("<!-- zoo -->\n", "<!-- end of zoo -->\n")  # around the table in docs/zoo.md
 
 
 class Accuracy(NamedTuple):
@@ -313,7 +313,7 @@ def find(name: str) -> Checkpoint:
 
 
 def markdown() -> str:
-    """Returns the table of README.md."""
+    """Returns the table of docs/zoo.md."""
     lines = [
         "| name | on the hub | pixels | params (M) | MACs (G) | top-1 | top-5 | measured with |",
         "|---|---|---|---|---|---|---|---|",
