@@ -6,6 +6,7 @@ import json
 import math
 
 DEFAULT_MODEL = "deit_micro_cifar10"
+DTYPES = ("float32", "bfloat16", "float16")
 PROTOCOLS = ("deit3", "fb", "hf", "mmpretrain", "timm", "vit")
 
 
@@ -16,6 +17,13 @@ def add_model(parser: argparse.ArgumentParser):
     )
     parser.add_argument(
         "--protocol", choices=PROTOCOLS, help="resize and crop as this published evaluation, not as the model's own"
+    )
+
+
+def add_dtype(parser: argparse.ArgumentParser):
+    """Adds --dtype, which `commands.load_classifier` takes too."""
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="to store the weights and compute in (%(default)s)"
     )
 
 

@@ -10,7 +10,7 @@ import time
 import zipfile
 from pathlib import Path
 
-from tfdeit.arguments import PROTOCOLS, add_model, positive
+from tfdeit.arguments import PROTOCOLS, add_dtype, add_model, positive
 from tfdeit.commands import load_classifier, progress, silenced_stderr
 
 SHOWN = 20  # classes in a table; those with the lowest recall, if there are more
@@ -27,6 +27,7 @@ def add_parser(commands):
         "Images that cannot be read are named on stderr and left out, and the exit status is 1.",
     )
     add_model(evaluate)
+    add_dtype(evaluate)
     evaluate.add_argument(
         "--data",
         required=True,
@@ -67,7 +68,7 @@ def measure(args: argparse.Namespace) -> int:
         from tfdeit.data.sources import open_source
 
         source = open_source(args.data, args.split)
-    model, processor = load_classifier(args.model, args.protocol)
+    model, processor = load_classifier(args.model, args.protocol, args.dtype)
     with silenced_stderr():
         import numpy as np
 
@@ -105,6 +106,7 @@ def measure(args: argparse.Namespace) -> int:
                 print(f"tfdeit evaluate: {name}: {reason}", file=sys.stderr)
     report = {
         **{"model": args.model, "data": args.data, "split": args.split, "head": args.head},
+        "dtype": args.dtype,
         "protocols": matching_protocols(processor, config.image_hw[0]),
         **evaluation.to_json(),
         "failed": len(run.failures),
