@@ -8,16 +8,16 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "tfdeit"
 ROWS = [
-    {"charts", "config", "images", "labels", "protocols", "resample"},
-    {"attention_maps", "layers", "outputs", "zoo"},
+    {"charts", "config", "images", "kernels", "labels", "protocols", "resample"},
+    {"attention_maps", "layers", "memory", "outputs", "zoo"},
     {"checkpoint"},
     {"backbone", "processor_config"},
     {"models", "processing"},
     {"data", "inference", "parity"},
     {"evaluation", "serving"},
     {"arguments", "exports", "training"},
-    {"commands", "server"},
-    {"attention_command", "evaluate_command", "export_commands", "serve_command", "train_command"},
+    {"benchmark", "commands", "server"},
+    {"attention_command", "benchmark_command", "evaluate_command", "export_commands", "serve_command", "train_command"},
     {"cli"},
 ]
 ROW_OF = {module: number for number, row in enumerate(ROWS) for module in row}
@@ -58,6 +58,14 @@ def test_imports_follow_the_rows(path):
 
 
 def test_the_command_line_imports_nothing_heavy():
-    for module in ("cli", "commands", "evaluate_command", "export_commands", "serve_command", "train_command"):
+    for module in (
+        "cli",
+        "commands",
+        "benchmark_command",
+        "evaluate_command",
+        "export_commands",
+        "serve_command",
+        "train_command",
+    ):
         at_start = {name.split(".")[0] for name, at_import in imports(PACKAGE / f"{module}.py") if at_import}
         assert at_start <= sys.stdlib_module_names | {"tfdeit"}

@@ -4,8 +4,15 @@ import argparse
 import os
 import sys
 
-from tfdeit import attention_command, evaluate_command, export_commands, serve_command, train_command
-from tfdeit.arguments import add_model, assignment, positive
+from tfdeit import (
+    attention_command,
+    benchmark_command,
+    evaluate_command,
+    export_commands,
+    serve_command,
+    train_command,
+)
+from tfdeit.arguments import add_dtype, add_model, assignment, positive
 from tfdeit.commands import run_augment, run_info, run_list, run_pack, run_port, run_predict
 
 TARGETS = ("hf", "timm", "fb", "mmpretrain", "npz", "keras")
@@ -50,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="image, folder (searched deeply), glob, or - for a list on stdin",
     )
     add_model(predict)
+    add_dtype(predict)
     predict.add_argument("--top-k", type=positive, default=3, metavar="K", help="classes per image (%(default)s)")
     predict.add_argument("--batch-size", type=positive, default=32, metavar="N", help="images at a time (%(default)s)")
     form = predict.add_mutually_exclusive_group()
@@ -143,7 +151,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     augment.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (%(default)s)")
     augment.set_defaults(run=run_augment)
-    for module in (train_command, evaluate_command, attention_command, export_commands, serve_command):
+    modules = (
+        train_command,
+        evaluate_command,
+        benchmark_command,
+        attention_command,
+        export_commands,
+        serve_command,
+    )
+    for module in modules:
         module.add_parser(commands)
     return parser
 
