@@ -45,8 +45,9 @@ def executed(run):
 def check_fusions(counts):
     assert counts["MklLayerNorm"] == 2 * DEPTH + 1
     assert counts["FusedMatMul BiasAdd GeluExact"] == DEPTH
-    assert counts["FusedMatMul BiasAdd Add"] == 2 * DEPTH - 1  # in the last block, rows are dropped before one
-    assert counts["FusedMatMul BiasAdd"] == DEPTH + 1 + 2  # qkv, that one, and two heads
+    residuals = counts["FusedMatMul BiasAdd Add"]
+    assert residuals >= 2 * DEPTH - 1  # rows are dropped before one in the last block: of any batch, it may be left
+    assert counts["FusedMatMul BiasAdd"] == DEPTH + 2 + 2 * DEPTH - residuals  # qkv, two heads, and that one
     assert counts["FusedConv2D BiasAdd"] == 1
     assert counts["MatMul"] == counts["BiasAdd"] == counts["Erfc"] == counts["FusedBatchNormV3"] == 0
 

@@ -206,8 +206,8 @@ class TFViTModel(PretrainedModel):
         run = recompute if self.gradient_checkpointing and training else keras.layers.Layer.__call__
         if output_attentions or output_hidden_states:
             read = None
-        reads = [None] * (len(self.blocks) - 1) + [read]
-        for block, mask, count in zip(self.blocks, head_masks, reads, strict=True):
+        for block, mask in zip(self.blocks, head_masks, strict=True):
+            count = read if block is self.blocks[-1] else None
             tokens, attention = run(block, tokens, head_mask=mask, output_attentions=output_attentions, read=count)
             hidden_states.append(tokens)
             attentions.append(attention)

@@ -58,7 +58,8 @@ class LayerNorm(keras.layers.LayerNormalization):
         width = inputs.shape[-1]
         dtype = tf.float32 if inputs.dtype == tf.float16 else inputs.dtype  # which has no kernel
         rows = tf.cast(inputs if len(inputs.shape) == 2 else tf.reshape(inputs, (-1, width)), dtype)
-        count = tf.shape(rows)[:1]
+        # Which is no constant for the optimiser, even of a static shape: it would fold `Fill`, and not know the form.
+        count = tf.raw_ops.PlaceholderWithDefault(input=tf.shape(rows)[:1], shape=(1,))
         normalised = tf.raw_ops.FusedBatchNormV3(
             x=tf.reshape(rows, (1, -1, width, 1)),
             scale=tf.fill(count, 1.0),

@@ -329,7 +329,8 @@ class TransformerBlock(ConfiguredLayer):
             training=training,
         )
         if read < length:
-            rows = ops.reshape(tokens[:, :read], (-1, width))  # (B*R, D)
+            # From rows again: a second use of `tokens` would let TensorFlow skip `rows`, and LayerNorm needs matrices.
+            rows = ops.reshape(ops.reshape(rows, (-1, length, width))[:, :read], (-1, width))  # (B*R, D)
         rows = rows + self.drop(self.scale(attended, 0), read, training)
         rows = rows + self.drop(self.scale(self.mlp(self.norm2(rows)), 1), read, training)
         return ops.reshape(rows, (-1, read, width)), probabilities

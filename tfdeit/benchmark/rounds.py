@@ -145,16 +145,17 @@ def measure(plan: Plan, failed: Callable[[str, str], None], advance: Callable[[i
                 seconds.append(loaded[name][0].ask(**turn, batch=batch)["seconds"])
                 advance(1)
         ends = {name: worker.ask("measure", method="end") for name, (worker, _) in loaded.items()}
+    logits = {key: np.array(row.pop("logits")) for key, row in rows.items()}
     for (name, batch), row in rows.items():
         first, own = times.get((plan.contestants[0], batch)), times[name, batch]
-        reference = rows.get((plan.contestants[0], batch), row)["logits"]
+        reference = logits.get((plan.contestants[0], batch), logits[name, batch])
         rate = batch / statistics.median(own)
         row |= {"milliseconds": 1e3 * statistics.median(own), "images_per_second": rate}
         row |= {"gflops": 2e-9 * plan.macs * rate, "peak_share": 2 * plan.macs * rate / peak}
         row["ratio"] = first and statistics.median(a / b for a, b in zip(first, own, strict=True))
         row |= {**ends[name], "load_seconds": loaded[name][1], "dtype": plan.dtype, "peak_gflops": 1e-9 * peak}
         row["split"] = row.pop("part") if row["part"] < batch else None
-        row["difference"] = float(np.abs(np.subtract(row.pop("logits"), reference)).max())
+        row["difference"] = float(np.abs(logits[name, batch] - reference).max())
     return list(rows.values())
 
 
