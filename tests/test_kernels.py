@@ -109,3 +109,9 @@ def test_graph_and_call_agree(dtype, pixel_values):
     predicted = model.predict(pixel_values, verbose=0).logits.astype("float32")
     # As many roundings as there are additions to the residual stream, of values of this size.
     np.testing.assert_allclose(predicted, called, atol=tolerance * 2 * DEPTH * np.abs(called).max())
+
+
+def test_an_empty_batch_in_a_graph():
+    model = build()
+    run = tf.function(lambda pixels: model(pixels, training=False).logits, [tf.TensorSpec((None, 32, 32, 3))])
+    assert run(tf.zeros((0, 32, 32, 3))).shape == (0, 5)
