@@ -115,6 +115,9 @@ def compare(args, names, batches, dtype, failed, advance) -> tuple[dict, list[di
                 about = start().ask("prepare", model=args.model, folder=folder, contestants=able, dtype=dtype)
             except WorkerError as error:
                 raise ValueError(f"{args.model}: {error}") from None
+        for name, reason in about.pop("failed").items():
+            able.remove(name)
+            failed(name, reason)
         plan = Plan(able, folder, dtype, about["macs"], batches, args.rounds, args.seconds)
         return about, measure(plan, failed, advance)
 

@@ -20,7 +20,8 @@ def prepare(model: str, folder: str, contestants: list[str], dtype: str) -> dict
         dtype: what they compute in.
 
     Returns:
-        What the model is: class, parameters, macs (of an image), and whether its weights are random.
+        What the model is: class, parameters, macs (of an image), whether its weights are random; and `failed`, the
+        reason for each contestant whose files cannot be written, as of a format that another backend has not.
 
     Raises:
         ValueError: if it is no classifier.
@@ -33,11 +34,15 @@ def prepare(model: str, folder: str, contestants: list[str], dtype: str) -> dict
     directory = Path(folder)
     network.save_pretrained(directory / "hf")
     processor = network.image_processor or protocol_processor("hf", network.config.image_hw[0])
+    failed = {}
     for format in sorted({files(name) for name in contestants} - {None}):
-        if format == "timm":
-            port(directory / "hf", directory / "timm.safetensors", to="timm")
-        else:
-            (directory / format).mkdir()
-            implementation(format).write(network, processor, directory / format, dtype, None)
+        try:
+            if format == "timm":
+                port(directory / "hf", directory / "timm.safetensors", to="timm")
+            else:
+                (directory / format).mkdir()
+                implementation(format).write(network, processor, directory / format, dtype, None)
+        except Exception as error:  # of any library: the others are measured all the same
+            failed |= {name: str(error) for name in contestants if files(name) == format}
     about = {"class": type(network).__name__, "parameters": network.count_params(), "macs": network.config.macs}
-    return {**about, "random": random}
+    return {**about, "random": random, "failed": failed}
