@@ -10,16 +10,16 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "tfdeit"
 ROWS = [
     {"hints", "terminal"},
-    {"charts", "config", "images", "labels", "protocols", "resample"},
-    {"attention_maps", "layers", "outputs", "zoo"},
+    {"charts", "config", "images", "kernels", "labels", "protocols", "resample"},
+    {"attention_maps", "layers", "memory", "outputs", "zoo"},
     {"checkpoint"},
     {"backbone", "processor_config"},
     {"models", "processing"},
     {"data", "inference", "parity"},
     {"evaluation", "serving"},
     {"arguments", "exports", "training"},
-    {"commands", "evaluation_state", "server"},
-    {"attention_command", "evaluate_command", "export_commands", "serve_command", "train_command"},
+    {"benchmark", "commands", "evaluation_state", "server"},
+    {"attention_command", "benchmark_command", "evaluate_command", "export_commands", "serve_command", "train_command"},
     {"cli"},
 ]
 ROW_OF = {module: number for number, row in enumerate(ROWS) for module in row}

@@ -394,3 +394,24 @@ def test_the_auto_class_refuses_other_models(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ValueError, match="Expected model_type to be one of vit, deit. Received: 'bert'"):
         tfdeit.TFAutoModelForImageClassification.from_pretrained(tmp_path)
+
+
+@every_classifier
+@pytest.mark.parametrize("drop_path_rate", [0.0, 0.5])
+def test_the_last_block_computes_what_the_heads_read(cls, drop_path_rate, pixel_values, labels):
+    """With hidden states asked for it computes all tokens: the answer and all gradients are the same."""
+    import tensorflow as tf
+
+    model = build(cls, drop_path_rate=drop_path_rate, initializer_range=0.2)
+    read = 2 if cls is tfdeit.TFDeiTForImageClassificationWithTeacher else 1
+    assert model.backbone(pixel_values, read=read).last_hidden_state.shape == (4, read, 32)
+    results = []
+    for everything in (False, True):
+        for block in model.backbone.blocks[1:] if drop_path_rate else ():  # the first has a rate of 0
+            block.drop_path.seed_generator.state.assign([1, 2])
+        with tf.GradientTape() as tape:
+            logits = model(pixel_values, output_hidden_states=everything, training=drop_path_rate > 0).logits
+            loss = ops.mean(ops.sparse_categorical_crossentropy(labels, logits, from_logits=True))
+        results.append([logits, *tape.gradient(loss, [variable.value for variable in model.trainable_variables])])
+    for part, whole in zip(*results, strict=True):
+        np.testing.assert_allclose(part, whole, atol=1e-6)

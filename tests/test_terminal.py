@@ -33,6 +33,7 @@ ARGUMENTS = {  # the fewest that each command takes
     "augment": ["photo.png", "-o", "grid.png"],
     "train": ["--out", "run", "--recipe", "finetune", "--data", "data", "--model", "deit_micro_cifar10"],
     "evaluate": ["--data", "data"],
+    "benchmark": [],
     "attention": ["photo.png", "-o", "map.png"],
     "export": ["-o", "exported"],
     "serve": ["exported"],

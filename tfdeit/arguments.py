@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from tfdeit.hints import did_you_mean
 
 DEFAULT_MODEL = "deit_micro_cifar10"
+DTYPES = ("float32", "bfloat16", "float16")
 PROTOCOLS = ("deit3", "fb", "hf", "mmpretrain", "timm", "vit")
 RECIPES = (
     "deit_pretrain",
@@ -95,6 +96,13 @@ def config_fields() -> list[str]:
     from tfdeit.config import DeiTConfig
 
     return [f"{field.name}=" for field in dataclasses.fields(DeiTConfig)]
+
+
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+    """Adds --dtype, which `commands.load_classifier` takes too."""
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="to store the weights and compute in (%(default)s)"
+    )
 
 
 def assignment(text: str) -> tuple[str, object]:

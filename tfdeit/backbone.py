@@ -9,6 +9,7 @@ from keras import ops
 
 from tfdeit.checkpoint.files import load_pretrained, save_pretrained
 from tfdeit.config import DeiTConfig, ViTConfig
+from tfdeit.kernels import on_processor
 from tfdeit.layers import ACTIVATION_FUNCTIONS, ConfiguredLayer, PatchEmbedding, TokenConcatenation, TransformerBlock
 from tfdeit.outputs import BackboneOutput
 
@@ -50,6 +51,8 @@ class PretrainedModel(ConfiguredLayer, keras.Model):
         super().__init__(config, **kwargs)
         self.create_layers()
         self.build((None, *config.image_hw, config.num_channels))
+        if on_processor():  # `predict` without `compile`: there, the fused kernels of a graph are faster than XLA's
+            self.jit_compile = False
 
     def summary(self, *args, **kwargs):
         self(
@@ -97,8 +100,9 @@ class PretrainedModel(ConfiguredLayer, keras.Model):
             One entry, for the last block: the class token (B, D); or, of a DeiT, the pair of class and distillation
             token, each (B, D).
         """
-        tokens = getattr(self, "backbone", self)(pixel_values).last_hidden_state
-        features = tuple(tokens[:, i] for i in range(self.config.num_prefix_tokens))
+        count = self.config.num_prefix_tokens
+        tokens = getattr(self, "backbone", self)(pixel_values, read=count).last_hidden_state
+        features = tuple(tokens[:, i] for i in range(count))
         return (features,) if len(features) > 1 else features
 
     def gradient_checkpointing_enable(self, enable: bool = True):
@@ -162,6 +166,7 @@ class TFViTModel(PretrainedModel):
         output_attentions=None,
         output_hidden_states=None,
         interpolate_pos_encoding=False,
+        read=None,
         training=None,
     ):
         """Computes the features.
@@ -173,6 +178,8 @@ class TFViTModel(PretrainedModel):
             output_attentions: whether to return each block's attention probabilities; None means the config's choice.
             output_hidden_states: whether to return each block's tokens; None means the config's choice.
             interpolate_pos_encoding: whether to fit the position table to any H and W that are multiples of the patch.
+            read: how many tokens the caller reads, from the first: the last block computes only these, unless
+                attentions or hidden states are asked for. None means all.
             training: whether dropout and stochastic depth are active.
 
         Returns:
@@ -197,8 +204,11 @@ class TFViTModel(PretrainedModel):
         tokens = self.token_concatenation(self.patch_embedding(pixel_values), bool_masked_pos, grid=grid)
         hidden_states, attentions = [tokens], []
         run = recompute if self.gradient_checkpointing and training else keras.layers.Layer.__call__
+        if output_attentions or output_hidden_states:
+            read = None
         for block, mask in zip(self.blocks, head_masks, strict=True):
-            tokens, attention = run(block, tokens, head_mask=mask, output_attentions=output_attentions)
+            count = read if block is self.blocks[-1] else None
+            tokens, attention = run(block, tokens, head_mask=mask, output_attentions=output_attentions, read=count)
             hidden_states.append(tokens)
             attentions.append(attention)
         tokens = self.final_norm(tokens)

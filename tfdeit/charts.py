@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 GAP, LABEL, SECTION = 10, 22, 40  # pixels of a grid: between tiles, for the line below each, for a section's title
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito's, of 2008
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito's, of 2008
 _HEAT = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))  # five of inferno's
 _BLUE, _GREY, _FAINT = (8, 48, 107), "#888888", "#e4e4e4"
 _SHARES = (0.01, 0.1, 0.25, 0.5, 1.0)  # in the legend of a heat map
@@ -137,11 +137,11 @@ def reliability_diagram(
     below = _Axes(chart, (70, 560, 530, 660), limits, ("confidence", "share of images"))
     for index in np.flatnonzero(shares):
         left, right = index / len(shares), (index + 1) / len(shares)
-        axes.bar(left, right, accuracy[index], _COLOURS[0])
+        axes.bar(left, right, accuracy[index], COLOURS[0])
         below.bar(left, right, shares[index], _GREY)
     axes.line([(0, 0), (1, 1)], _GREY)
     for index in np.flatnonzero(shares):
-        axes.dot(((index + 0.5) / len(shares), confidence[index]), _COLOURS[1])
+        axes.dot(((index + 0.5) / len(shares), confidence[index]), COLOURS[1])
     return chart.finish()
 
 
@@ -275,8 +275,8 @@ class _Axes:
 
 
 def _colours(count):
-    if count <= len(_COLOURS):
-        return _COLOURS[:count]
+    if count <= len(COLOURS):
+        return COLOURS[:count]
     hues = (colorsys.hsv_to_rgb(i / count, 0.9, 0.75) for i in range(count))
     return [tuple(round(255 * level) for level in hue) for hue in hues]
 

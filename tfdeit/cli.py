@@ -4,8 +4,26 @@
 import os
 import sys
 
-from tfdeit import __version__, attention_command, evaluate_command, export_commands, serve_command, train_command
-from tfdeit.arguments import Parser, add_manners, add_model, assignment, completed, config_fields, model_names, positive
+from tfdeit import (
+    __version__,
+    attention_command,
+    benchmark_command,
+    evaluate_command,
+    export_commands,
+    serve_command,
+    train_command,
+)
+from tfdeit.arguments import (
+    Parser,
+    add_dtype,
+    add_manners,
+    add_model,
+    assignment,
+    completed,
+    config_fields,
+    model_names,
+    positive,
+)
 from tfdeit.commands import run_augment, run_completion, run_info, run_list, run_pack, run_port, run_predict
 from tfdeit.terminal import Failure, complain, report_error, set_manners
 
@@ -83,6 +101,7 @@ def build_parser() -> Parser:
         help="image, folder (searched deeply), glob, or - for a list on stdin",
     )
     add_model(predict)
+    add_dtype(predict)
     predict.add_argument("--top-k", type=positive, default=3, metavar="K", help="classes per image (%(default)s)")
     predict.add_argument("--batch-size", type=positive, default=32, metavar="N", help="images at a time (%(default)s)")
     predict.add_argument("--csv", action="store_true", help="print CSV, one line a class")
@@ -177,7 +196,15 @@ def build_parser() -> Parser:
     )
     augment.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (%(default)s)")
     augment.set_defaults(run=run_augment)
-    for module in (train_command, evaluate_command, attention_command, export_commands, serve_command):
+    modules = (
+        train_command,
+        evaluate_command,
+        benchmark_command,
+        attention_command,
+        export_commands,
+        serve_command,
+    )
+    for module in modules:
         module.add_parser(commands)
 
     completion = commands.add_parser(

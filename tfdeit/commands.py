@@ -24,12 +24,17 @@ def run_predict(args: argparse.Namespace) -> int:
     paths, failed = find_images(args.paths)
     if not paths:
         return report_failures(failed or ["no images found"])
-    model, processor = load_classifier(args.model, args.protocol)
+    model, processor = load_classifier(args.model, args.protocol, args.dtype)
 
     import numpy as np
 
+    from tfdeit.memory import fitting_batch, run_split
+
     config = model.config
     height, width = config.image_hw
+    most = fitting_batch(config, args.batch_size)
+    if most < args.batch_size:
+        note(f"{most} images at a time, as no more fit into memory")
     note(
         f"{args.model}: {type(model).__name__}, {model.count_params() / 1e6:.1f} M parameters, {width}x{height} "
         f"pixels, {config.num_labels} classes; protocol {args.protocol or 'its own'}"
@@ -41,7 +46,9 @@ def run_predict(args: argparse.Namespace) -> int:
             report_failures(reasons := [f"{path}: {reason}" for path, _, reason in batch if reason])
             failed += reasons
             if usable:
-                logits = model.predict_on_batch(np.stack([pixels for _, pixels in usable])).logits
+                images = np.stack([pixels for _, pixels in usable])
+                parts, most = run_split(lambda part: model.predict_on_batch(part).logits, images, most)
+                logits = np.concatenate(parts).astype("float32")
                 for (path, _), scores in zip(usable, softmax(logits), strict=True):
                     best = np.argsort(-scores, kind="stable")[: args.top_k]
                     write(path, [(config.id2label[int(i)], int(i), float(scores[i])) for i in best])
@@ -199,8 +206,8 @@ def find_images(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
     return paths, failed
 
 
-def load_classifier(source: str, protocol: str | None):
-    """Returns the classifier and the image processor of a checkpoint.
+def load_classifier(source: str, protocol: str | None, dtype: str = "float32"):
+    """Returns the classifier, which stores and computes in `dtype`, and the image processor of a checkpoint.
 
     Raises:
         ValueError: if the checkpoint cannot be used.
@@ -212,7 +219,7 @@ def load_classifier(source: str, protocol: str | None):
     from tfdeit.processing import AutoImageProcessor, protocol_processor
 
     directory = find_directory(source)
-    model = TFAutoModelForImageClassification.from_pretrained(directory)
+    model = TFAutoModelForImageClassification.from_pretrained(directory, dtype=dtype)
     if keras.backend.backend() == "tensorflow":
         model.compile(jit_compile=False)  # XLA compiles anew for a smaller last batch, longer than it saves
     size = model.config.image_hw[0]

@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from tfdeit.arguments import PROTOCOLS, add_model, positive
+from tfdeit.arguments import PROTOCOLS, add_dtype, add_model, positive
 from tfdeit.commands import load_classifier, report_failures
 from tfdeit.terminal import complain, note, progress, result, silenced_stderr, table
 
@@ -23,6 +23,7 @@ def add_parser(commands):
         "Images that cannot be read are named on stderr and left out, and the exit status is 1.",
     )
     add_model(evaluate)
+    add_dtype(evaluate)
     evaluate.add_argument(
         "--data",
         required=True,
@@ -52,7 +53,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
         from tfdeit.data.sources import open_source
 
         source = open_source(args.data, args.split)
-    model, processor = load_classifier(args.model, args.protocol)
+    model, processor = load_classifier(args.model, args.protocol, args.dtype)
     with silenced_stderr():
         import numpy as np
 
@@ -90,6 +91,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
             report_failures([f"{name}: {reason}" for _, name, reason in run.failures])
     report = {
         **{"model": args.model, "data": args.data, "split": args.split, "head": args.head},
+        "dtype": args.dtype,
         "protocols": matching_protocols(processor, config.image_hw[0]),
         **evaluation.to_json(),
         "failed": len(run.failures),

@@ -1,7 +1,8 @@
 """The layers of a Vision Transformer, from the pixels up.
 
-Shape comments: B images, T tokens, N patches, D width, M hidden width of the MLP, d width of a head.
-Dense layers see 2-D tensors: with a Reshape between them, TensorFlow does not fuse MatMul, bias and activation.
+Shape comments: B images, T tokens, R tokens that are read, N patches, D width, M hidden width of the MLP, d width of a
+head. Within a block, tensors are 2-D: with a Reshape between them, TensorFlow does not fuse a matrix product with its
+bias, activation and residual.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import keras
 from keras import ops
 
 from tfdeit.config import CONFIG_CLASSES, ViTConfig
+from tfdeit.kernels import LayerNorm, reshape_like, softmax
 from tfdeit.resample import interpolation_matrix
 
 ACTIVATION_FUNCTIONS = {
@@ -58,9 +60,9 @@ class ConfiguredLayer(keras.layers.Layer):
             units, kernel_initializer=self.kernel_initializer(), dtype=self.dtype_policy, name=name, **kwargs
         )
 
-    def norm(self, name: str) -> keras.layers.LayerNormalization:
-        """Returns a LayerNorm with the checkpoint's epsilon; Keras computes it in float32 at least."""
-        return keras.layers.LayerNormalization(epsilon=self.config.layer_norm_eps, dtype=self.dtype_policy, name=name)
+    def norm(self, name: str) -> LayerNorm:
+        """Returns a LayerNorm with the checkpoint's epsilon."""
+        return LayerNorm(epsilon=self.config.layer_norm_eps, dtype=self.dtype_policy, name=name)
 
     def normal_initializer(self) -> keras.initializers.Initializer:
         """Returns the papers' initialiser; they truncate it at +-2, a hundred standard deviations away."""
@@ -210,7 +212,7 @@ class TokenConcatenation(ConfiguredLayer):
 
 @keras.saving.register_keras_serializable("tfdeit")
 class SelfAttention(ConfiguredLayer):
-    """Multi-head self-attention: (B, T, D) -> (B, T, D) and, when asked for, the probabilities (B, heads, T, T)."""
+    """Multi-head self-attention: (B*T, D) -> (B*R, D) and, when asked for, the probabilities (B, heads, R, T)."""
 
     def __init__(self, config: ViTConfig, **kwargs):
         super().__init__(config, **kwargs)
@@ -225,35 +227,38 @@ class SelfAttention(ConfiguredLayer):
         self.qkv.build((None, self.config.hidden_size))
         self.projection.build((None, self.config.hidden_size))
 
-    def call(self, tokens, head_mask=None, output_attentions=False, training=None):
+    def call(self, tokens, length, read, head_mask=None, output_attentions=False, training=None):
         """Attends.
 
         Args:
-            tokens: (B, T, D).
+            tokens: (B*T, D).
+            length: T.
+            read: R, how many tokens of each image attend (to all), from the first.
             head_mask: (heads,) floats that scale each head's probabilities, 0 removes it; None for none.
             output_attentions: whether to return the probabilities.
             training: whether dropout is active.
 
         Returns:
-            (B, T, D) tokens, and (B, heads, T, T) probabilities, or `()`.
+            (B*R, D) tokens, and (B, heads, R, T) probabilities, or `()`.
         """
-        length, width = ops.shape(tokens)[1], self.config.hidden_size
-        qkv = self.qkv(ops.reshape(tokens, (-1, width)))  # (B*T, 3D)
+        width = self.config.hidden_size
+        qkv = self.qkv(tokens)  # (B*T, 3D)
         qkv = ops.reshape(qkv, (-1, length, 3, self.config.num_attention_heads, self.head_dim))
         dropping = training and self.config.attention_probs_dropout_prob > 0
         if self.has_fused_attention() and head_mask is None and not output_attentions and not dropping:
             query, key, value = ops.unstack(qkv, axis=2)  # each (B, T, heads, d)
-            context, probabilities = ops.dot_product_attention(query, key, value), ()
+            context, probabilities = ops.dot_product_attention(query[:, :read], key, value), ()
         else:
             query, key, value = ops.unstack(ops.transpose(qkv, (2, 0, 3, 1, 4)))  # each (B, heads, T, d)
-            scores = ops.matmul(query * self.head_dim**-0.5, ops.transpose(key, (0, 1, 3, 2)))  # (B, heads, T, T)
-            probabilities = ops.softmax(ops.cast(scores, "float32"), axis=-1)
-            probabilities = self.dropout(ops.cast(probabilities, scores.dtype))
+            query = query[:, :, :read] * self.head_dim**-0.5
+            scores = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))  # (B, heads, R, T)
+            probabilities = self.dropout(softmax(scores, training))
             if head_mask is not None:
                 probabilities = probabilities * ops.reshape(ops.cast(head_mask, scores.dtype), (1, -1, 1, 1))
-            context = ops.transpose(ops.matmul(probabilities, value), (0, 2, 1, 3))  # (B, T, heads, d)
-        outputs = self.projection(ops.reshape(context, (-1, width)))  # (B*T, D)
-        return ops.reshape(outputs, (-1, length, width)), probabilities if output_attentions else ()
+            context = ops.transpose(ops.matmul(probabilities, value), (0, 2, 1, 3))  # (B, R, heads, d)
+        context = reshape_like(context, tokens) if read == length else ops.reshape(context, (-1, width))
+        outputs = self.projection(context)  # (B*R, D)
+        return outputs, probabilities if output_attentions else ()
 
     def has_fused_attention(self) -> bool:
         """Whether "sdpa" was asked for and the backend has a kernel for it (TensorFlow has none)."""
@@ -262,7 +267,7 @@ class SelfAttention(ConfiguredLayer):
 
 @keras.saving.register_keras_serializable("tfdeit")
 class MLP(ConfiguredLayer):
-    """Two dense layers with an activation between them: (B, T, D) -> (B, T, D)."""
+    """Two dense layers with an activation between them: (B*R, D) -> (B*R, D)."""
 
     def __init__(self, config: ViTConfig, **kwargs):
         super().__init__(config, **kwargs)
@@ -274,13 +279,12 @@ class MLP(ConfiguredLayer):
         self.fc2.build((None, self.config.intermediate_size))
 
     def call(self, tokens):
-        outputs = self.fc2(self.fc1(ops.reshape(tokens, (-1, self.config.hidden_size))))  # (B*T, M), (B*T, D)
-        return ops.reshape(outputs, ops.shape(tokens))
+        return self.fc2(self.fc1(tokens))  # (B*R, M), (B*R, D)
 
 
 @keras.saving.register_keras_serializable("tfdeit")
 class TransformerBlock(ConfiguredLayer):
-    """A pre-norm block of attention and MLP: (B, T, D) -> (B, T, D) and the attention probabilities, or `()`.
+    """A pre-norm block of attention and MLP: (B, T, D) -> (B, R, D) and the attention probabilities, or `()`.
 
     Args:
         config: the model's config.
@@ -311,19 +315,35 @@ class TransformerBlock(ConfiguredLayer):
         initializer = keras.initializers.Constant(value)
         return self.add_weight(shape=(self.config.hidden_size,), initializer=initializer, name=f"layer_scale{number}")
 
-    def call(self, tokens, head_mask=None, output_attentions=False, training=None):
+    def call(self, tokens, head_mask=None, output_attentions=False, read=None, training=None):
+        """Computes the first `read` tokens of each image, all if None; the other arguments as `SelfAttention.call`."""
+        length, width = tokens.shape[1:]
+        read = read or length
+        rows = ops.reshape(tokens, (-1, width))  # (B*T, D)
         attended, probabilities = self.attention(
-            self.norm1(tokens), head_mask=head_mask, output_attentions=output_attentions, training=training
+            self.norm1(rows),
+            length=length,
+            read=read,
+            head_mask=head_mask,
+            output_attentions=output_attentions,
+            training=training,
         )
-        tokens = tokens + self.drop(self.scale(attended, 0), training)
-        return tokens + self.drop(self.scale(self.mlp(self.norm2(tokens)), 1), training), probabilities
+        if read < length:
+            # From rows again: a second use of `tokens` would let TensorFlow skip `rows`, and LayerNorm needs matrices.
+            rows = ops.reshape(ops.reshape(rows, (-1, length, width))[:, :read], (-1, width))  # (B*R, D)
+        rows = rows + self.drop(self.scale(attended, 0), read, training)
+        rows = rows + self.drop(self.scale(self.mlp(self.norm2(rows)), 1), read, training)
+        return ops.reshape(rows, (-1, read, width)), probabilities
 
     def scale(self, branch, index):
         return branch * self.layer_scales[index] if self.layer_scales else branch
 
-    def drop(self, branch, training):
+    def drop(self, branch, read, training):
         """Applies dropout and stochastic depth; `training` is explicit, as `recompute` runs outside Keras' context."""
-        return self.drop_path(self.dropout(branch, training=training), training=training)
+        if not training or not (self.drop_path_rate or self.config.hidden_dropout_prob):
+            return branch
+        images = ops.reshape(branch, (-1, read, self.config.hidden_size))
+        return reshape_like(self.drop_path(self.dropout(images, training=training), training=training), branch)
 
     def get_config(self):
         return {**super().get_config(), "drop_path": self.drop_path_rate}

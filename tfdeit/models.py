@@ -81,6 +81,7 @@ class TFViTForImageClassification(HeadModel):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             interpolate_pos_encoding=interpolate_pos_encoding,
+            read=1,
             training=training,
         )
         logits = self.classifier(features.last_hidden_state[:, 0])
@@ -131,6 +132,7 @@ class TFDeiTForImageClassificationWithTeacher(HeadModel):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             interpolate_pos_encoding=interpolate_pos_encoding,
+            read=2,
             training=training,
         )
         cls_logits = self.cls_classifier(features.last_hidden_state[:, 0])

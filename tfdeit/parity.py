@@ -17,6 +17,7 @@ import numpy as np
 from tfdeit import backbone, models
 from tfdeit.checkpoint import CheckpointError
 from tfdeit.checkpoint.port import Source, port, sha256, weight_files
+from tfdeit.config import ViTConfig
 
 TOLERANCE = 1e-4
 _WITHOUT_SHAPE = ("num_attention_heads", "layer_norm_eps", "hidden_act", "image_size")
@@ -188,13 +189,20 @@ def _transformers_answer(source: Source, pixel_values: np.ndarray) -> Answer:
     return Answer(blocks, final.transpose(0, 2, 3, 1) if final.ndim == 4 else final)
 
 
-def _timm_answer(source: Source, pixel_values: np.ndarray) -> Answer:
-    """Runs timm's model on the source file: its state dict strictly, or Google's npz by timm's own loader."""
-    torch, config = _import("torch"), source.config
+def timm_model(config: ViTConfig, no_embed_class: bool) -> Any:
+    """Returns timm's model of a config, with random weights.
+
+    Args:
+        config: the config.
+        no_embed_class: whether prefix tokens get no position; also for a table with a row for them that is zero.
+
+    Raises:
+        NoOracle: if there is no timm that works.
+    """
     timm = _import("timm.models")
     distilled = config.model_type == "deit"
     model_class = timm.deit.VisionTransformerDistilled if distilled else timm.VisionTransformer
-    model = model_class(
+    return model_class(
         img_size=config.image_hw,
         patch_size=config.patch_hw,
         in_chans=config.num_channels,
@@ -205,8 +213,14 @@ def _timm_answer(source: Source, pixel_values: np.ndarray) -> Answer:
         qkv_bias=config.qkv_bias,
         num_classes=config.num_labels,
         init_values=config.layerscale_value,
-        no_embed_class=config.no_embed_class or source.format == "Big Vision npz",
+        no_embed_class=no_embed_class,
     )
+
+
+def _timm_answer(source: Source, pixel_values: np.ndarray) -> Answer:
+    """Runs timm's model on the source file: its state dict strictly, or Google's npz by timm's own loader."""
+    torch, config = _import("torch"), source.config
+    model = timm_model(config, no_embed_class=config.no_embed_class or source.format == "Big Vision npz")
     if source.format == "timm":
         model.load_state_dict(_load_tensors(torch, source.path))
     else:

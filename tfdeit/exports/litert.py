@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdeit.backbone import PretrainedModel
+from tfdeit.kernels import plain_operations
 
 FILE = "model.tflite"
 MAX_BYTES = 2**31 - 2**24  # of a TensorFlow graph with its constants, and of a .tflite file
@@ -34,7 +35,8 @@ def write(model: PretrainedModel, processor: Any, directory: Path, dtype: str, c
     @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32, name="pixel_values")], autograph=False)
     def classify(pixel_values):
         constants = [[tf.constant(value) for value in group] for group in values]
-        outputs, _ = model.stateless_call(*constants, pixel_values, training=False)
+        with plain_operations():
+            outputs, _ = model.stateless_call(*constants, pixel_values, training=False)
         return {"logits": outputs.logits}
 
     module.classify = classify

@@ -1,0 +1,133 @@
+"""`tfdeit benchmark`: who takes part, what is made of the times, and once everything."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tfdeit
+from tfdeit import benchmark, benchmark_command
+from tfdeit.benchmark import rounds
+from tfdeit.benchmark.chart import bar_chart
+from tfdeit.cli import main
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    """A tiny checkpoint of random weights."""
+    directory = tmp_path_factory.mktemp("model")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = tfdeit.DeiTConfig(**sizes, image_size=32, patch_size=8, num_labels=5, initializer_range=0.5)
+    tfdeit.TFDeiTForImageClassificationWithTeacher(config).save_pretrained(directory)
+    return directory
+
+
+def test_unknown_names_are_corrected(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["benchmark", "--against", "transformers,open-vino"])
+    assert end.value.code == 2
+    assert "Received: 'open-vino'. Did you mean 'openvino'?" in capsys.readouterr().err
+
+
+def test_who_cannot_take_part(monkeypatch):
+    assert benchmark.absence("tfdeit", "bfloat16") is None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "keras" in name or "onnx" in name else name)
+    assert benchmark.absence("keras-hub", "float32") == "not installed: pip install keras-hub"
+    assert benchmark.absence("onnxruntime", "float32") == "not installed: pip install onnxruntime onnx"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    assert benchmark.absence("onnxruntime", "bfloat16") == "has no bfloat16, only float32 and float16"
+
+
+def test_what_cannot_be_measured_is_said(model_dir, tmp_path, capsys):
+    for arguments, reason in [
+        (["--model", tmp_path], "config.json"),
+        (["--model", model_dir, "--chart", "speed.txt"], "Expected --chart to name a picture"),
+    ]:
+        assert main(["benchmark", *map(str, arguments)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("tfdeit benchmark: error: ")
+        assert reason in error
+        assert "Traceback" not in error
+
+
+def test_a_process_that_fails_says_why():
+    with rounds.workers() as start:
+        worker = start()
+        with pytest.raises(rounds.WorkerError, match="nobody"):
+            worker.ask("load", contestant="nobody", folder=".", dtype="float32")
+        worker._process.kill()
+        with pytest.raises(rounds.WorkerError, match="killed"):
+            worker.ask("matmul", dtype="float32", seconds=1)
+
+
+class Timed:
+    """A worker whose turns take known times: the other is twice as slow, in rounds that get slower and slower."""
+
+    started = 0
+
+    def __init__(self):
+        self.speed = [0.1, 0.2, None][Timed.started]
+        Timed.started += 1
+        self.turns = 0
+
+    def ask(self, action, method=None, batch=None, **order):
+        if method == "turn":
+            self.turns += 1
+            return {"seconds": self.speed * batch * 10**self.turns}
+        if method == "first":
+            return {"part": min(batch, 2), "image_bytes": 7, "logits": [[self.speed]]}
+        return {"load_seconds": 3.0, "flops": 1e9 * self.turns + 1e9, "peak_bytes": 5}
+
+    def close(self):
+        pass
+
+
+def test_medians_and_ratios(monkeypatch):
+    monkeypatch.setattr(rounds, "Worker", Timed)
+    done, absent = [], []
+    names = ["tfdeit", "tfdeit-predict", "onnxruntime"]
+    plan = rounds.Plan(names, "", "bfloat16", macs=500_000, batches=[1, 4], rounds=3, seconds=1)
+    rows = rounds.measure(plan, lambda *failure: absent.append(failure), done.append)
+    assert absent == [("onnxruntime", benchmark.absence("onnxruntime", "bfloat16"))]
+    assert sum(done) == 12
+    assert [(row["contestant"], row["batch"]) for row in rows] == [(n, b) for b in (1, 4) for n in names[:2]]
+    assert [row["ratio"] for row in rows] == pytest.approx([1, 0.5, 1, 0.5])
+    # Turns alternate between the batches: 1, 3, 5 are of the first. Their median is the third.
+    assert rows[0]["milliseconds"] == pytest.approx(1e3 * 0.1 * 10**3)
+    assert rows[0]["images_per_second"] == pytest.approx(1 / 100)
+    assert rows[0]["gflops"] == pytest.approx(1e6 / 100 / 1e9)
+    assert rows[0]["peak_share"] == pytest.approx(1e6 / 100 / 1e9)
+    assert [row["split"] for row in rows] == [None, None, 2, 2]
+    assert rows[1]["difference"] == pytest.approx(0.1)
+    assert all(cell for cell in benchmark_command.cells(rows[0]))
+
+
+def test_bars_are_as_long_as_the_values():
+    groups = {"one": {"a": 100.0, "b": 50.0}, "two": {"a": 3.0}}
+    pixels = np.asarray(bar_chart(groups, "title", "images/s"))
+    blue, orange = ((pixels == colour).all(axis=-1).sum(axis=1) for colour in ((0, 114, 178), (213, 94, 0)))
+    assert len(np.flatnonzero(np.diff(np.flatnonzero(blue)) > 1)) == 1  # two bars
+    assert blue.max() == pytest.approx(2 * orange.max(), rel=0.02)
+
+
+@pytest.mark.slow
+def test_everything(model_dir, tmp_path, capfd):
+    for name in ("onnx", "onnxruntime"):
+        pytest.importorskip(name)
+    arguments = ["--model", model_dir, "--batch", 2, "--rounds", 1, "--chart", tmp_path / "speed.png"]
+    against = "tfdeit-jit,tfdeit-predict,tfdeit-savedmodel,onnxruntime"
+    assert main(["benchmark", *map(str, arguments), "--against", against, "--json"]) == 0
+    rows = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [row["contestant"] for row in rows] == ["tfdeit", *against.split(",")]
+    for row in rows:
+        assert row["difference"] < 1e-4
+        assert row["images_per_second"] == pytest.approx(2000 / row["milliseconds"])
+        assert row["load_seconds"] > 0
+        assert row["peak_bytes"] is None or row["peak_bytes"] > 1e7
+    assert Image.open(tmp_path / "speed.png").size[0] > 500
+    assert main(["benchmark", *map(str, arguments[:-2])]) == 0
+    text = capfd.readouterr().out
+    assert "tfdeit-savedmodel" in text
+    assert "GFLOP/s" in text

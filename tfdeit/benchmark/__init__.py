@@ -1,0 +1,63 @@
+"""Speed and memory of a classifier beside other implementations. Here: who can take part; nothing heavy."""
+
+import importlib.util
+from typing import NamedTuple
+
+from tfdeit.arguments import DTYPES
+from tfdeit.hints import did_you_mean
+
+
+class Contestant(NamedTuple):
+    """Who can take part.
+
+    Attributes:
+        about: what it is.
+        packages: import name -> what to give to pip.
+        dtypes: what it computes in.
+    """
+
+    about: str
+    packages: dict[str, str]
+    dtypes: tuple[str, ...] = DTYPES
+
+
+_TORCH = {"torch": "torch", "transformers": "transformers"}
+_TIMM = {"torch": "torch", "torchvision": "torchvision", "timm": "timm"}
+_HUB, _OPENVINO = {"keras_hub": "keras-hub"}, {"openvino": "openvino", "onnx": "onnx"}
+CONTESTANTS = {
+    "tfdeit": Contestant("the forward pass: TensorFlow's graph; XLA on a GPU and on JAX", {}),
+    "tfdeit-graph": Contestant("the forward pass as a TensorFlow graph; eagerly on PyTorch", {}),
+    "tfdeit-jit": Contestant("the forward pass compiled by XLA, or by torch.compile", {}),
+    "tfdeit-predict": Contestant("model.predict_on_batch", {}),
+    "tfdeit-savedmodel": Contestant("predict_pixels of what `tfdeit export` writes", {}),
+    "transformers": Contestant("transformers in PyTorch, with fused attention (SDPA)", _TORCH),
+    "transformers-compile": Contestant("the same under torch.compile", _TORCH),
+    "timm": Contestant("timm in PyTorch", _TIMM),
+    "keras-hub": Contestant("keras-hub as a graph; random weights", _HUB),
+    "keras-hub-jit": Contestant("keras-hub compiled by XLA; random weights", _HUB),
+    "openvino": Contestant("OpenVINO; in float32 where the processor has no bfloat16", _OPENVINO),
+    "onnxruntime": Contestant("ONNX Runtime", {"onnxruntime": "onnxruntime", "onnx": "onnx"}, ("float32", "float16")),
+}
+
+
+def find(name: str) -> Contestant:
+    """Returns the row of a contestant.
+
+    Raises:
+        ValueError: if there is none, with the name that comes close.
+    """
+    if name in CONTESTANTS:
+        return CONTESTANTS[name]
+    hint = did_you_mean(name, CONTESTANTS)
+    raise ValueError(f"Expected one of {', '.join(CONTESTANTS)}. Received: {name!r}.{hint}")
+
+
+def absence(name: str, dtype: str) -> str | None:
+    """Returns why a contestant cannot take part, and what to do; None if it can."""
+    row = find(name)
+    missing = [package for module, package in row.packages.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        return f"not installed: pip install {' '.join(missing)}"
+    if dtype not in row.dtypes:
+        return f"has no {dtype}, only {' and '.join(row.dtypes)}"
+    return None

@@ -1,0 +1,229 @@
+"""The contestants, each made in a process of its own: from files to a function that classifies one batch.
+
+A maker loads the model of `Spec.folder` and returns `prepare`, which takes pixel values (B, H, W, C) float32 to where
+the model wants them and returns the call that is timed. That returns the logits (B, classes) in the host's memory, so
+nothing is left to do when it ends.
+"""
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tfdeit.config import CONFIG_CLASSES, ViTConfig
+
+Prepare = Callable[[np.ndarray], Callable[[], np.ndarray]]
+
+
+class Spec(NamedTuple):
+    """What a contestant is told.
+
+    Attributes:
+        folder: with "hf" (config.json, model.safetensors) and what `files` adds for other contestants.
+        dtype: of weights and arithmetic.
+    """
+
+    folder: str
+    dtype: str
+
+    @property
+    def config(self) -> ViTConfig:
+        """The model's config."""
+        values = self.values
+        return CONFIG_CLASSES[values["model_type"]].from_dict(values)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What config.json says."""
+        return json.loads(Path(self.folder, "hf", "config.json").read_text(encoding="utf-8"))
+
+
+def make(name: str, spec: Spec) -> Prepare:
+    """Loads a contestant of `tfdeit.benchmark.CONTESTANTS`."""
+    base, _, variant = name.partition("-")
+    return {
+        "tfdeit": _tfdeit,
+        "transformers": _transformers,
+        "timm": _timm,
+        "keras": _keras_hub,
+        "openvino": functools.partial(_exported, "openvino"),
+        "onnxruntime": functools.partial(_exported, "onnx"),
+    }[base](spec, variant)
+
+
+def files(name: str) -> str | None:
+    """Returns what a contestant needs beside the directory "hf": a format of `tfdeit.exports`, "timm", or None."""
+    return {"openvino": "openvino", "onnxruntime": "onnx", "tfdeit-savedmodel": "savedmodel", "timm": "timm"}.get(name)
+
+
+def matmul(dtype: str) -> tuple[Callable[[], Any], float]:
+    """Returns a large matrix product of the Keras backend, and its floating-point operations."""
+    import keras
+
+    device = _accelerated()
+    size = 8192 if device else 2048
+    ones = keras.ops.ones((size, size), dtype)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        product = tf.function(lambda: tf.reduce_sum((ones @ ones)[:1, :1]), autograph=False)
+    elif keras.backend.backend() == "jax":
+        import jax
+
+        compiled = jax.jit(lambda a: (a @ a)[:1, :1])
+        product = functools.partial(compiled, ones)
+    else:
+        product = lambda: (ones @ ones)[:1, :1]  # noqa: E731
+    return lambda: keras.ops.convert_to_numpy(product()), 2 * size**3
+
+
+def _accelerated() -> bool:
+    """Whether the Keras backend computes on something else than a processor."""
+    import keras
+
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return bool(tf.config.get_visible_devices("GPU"))
+    if backend == "jax":
+        import jax
+
+        return jax.default_backend() != "cpu"
+    return _torch_device() == "cuda"
+
+
+def _torch_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+# ---------------------------------------------------------------------------------------------------- ours
+
+
+def _tfdeit(spec, variant):
+    import keras
+
+    from tfdeit.models import TFAutoModelForImageClassification
+
+    if variant == "savedmodel":
+        return _exported("savedmodel", spec, "")
+    backend = keras.backend.backend()
+    model = TFAutoModelForImageClassification.from_pretrained(Path(spec.folder, "hf"), dtype=spec.dtype)
+    if variant == "predict":
+        return lambda pixels: lambda: np.asarray(model.predict_on_batch(pixels).logits, "float32")
+    jit = variant == "jit" or (variant == "" and (backend == "jax" or _accelerated()))
+    run = {"tensorflow": _tensorflow_function, "jax": _jax_function, "torch": _torch_function}[backend](model, jit)
+    return lambda pixels: functools.partial(run, keras.ops.convert_to_tensor(pixels))
+
+
+def _tensorflow_function(model, jit):
+    import tensorflow as tf
+
+    shape = (None, *model.config.image_hw, model.config.num_channels)
+    signature = None if jit else [tf.TensorSpec(shape, tf.float32)]  # any batch, as in what is exported
+    run = tf.function(
+        lambda pixels: tf.cast(model(pixels, training=False).logits, tf.float32),
+        signature,
+        jit_compile=jit,
+        autograph=False,
+    )
+    return lambda pixels: run(pixels).numpy()
+
+
+def _jax_function(model, jit):
+    import jax
+
+    variables = [[v.value for v in group] for group in (model.trainable_variables, model.non_trainable_variables)]
+    call = lambda variables, pixels: model.stateless_call(*variables, pixels, training=False)[0].logits  # noqa: E731
+    call = jax.jit(call) if jit else call
+    return lambda pixels: np.asarray(call(variables, pixels), "float32")
+
+
+def _torch_function(model, jit):
+    import torch
+
+    call = lambda pixels: model(pixels, training=False).logits.float()  # noqa: E731
+    call = torch.compile(call) if jit else call
+
+    def run(pixels):
+        with torch.inference_mode():
+            return call(pixels).cpu().numpy()
+
+    return run
+
+
+def _exported(format, spec, variant):
+    from tfdeit.exports import implementation
+
+    run = implementation(format).load(Path(spec.folder, format), spec.dtype)
+    return lambda pixels: lambda: np.asarray(run(pixels), "float32")
+
+
+# -------------------------------------------------------------------------------------------------- others
+
+
+def _transformers(spec, variant):
+    import torch
+    import transformers
+
+    model = getattr(transformers, spec.values["architectures"][0]).from_pretrained(
+        Path(spec.folder, "hf"), dtype=getattr(torch, spec.dtype), attn_implementation="sdpa"
+    )
+    return _pytorch(model, spec, variant, lambda outputs: outputs.logits)
+
+
+def _timm(spec, variant):
+    import torch
+    from safetensors.torch import load_file
+
+    from tfdeit.parity import timm_model
+
+    model = timm_model(spec.config, spec.config.no_embed_class)
+    model.load_state_dict(load_file(Path(spec.folder, "timm.safetensors")))
+    return _pytorch(model.to(getattr(torch, spec.dtype)), spec, variant, lambda logits: logits)
+
+
+def _pytorch(model, spec, variant, logits):
+    import torch
+
+    device = _torch_device()
+    model = model.to(device).eval()
+    call = torch.compile(model) if variant == "compile" else model
+
+    def prepare(pixels):
+        tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
+        tensor = tensor.to(device, getattr(torch, spec.dtype))
+
+        def run():
+            with torch.inference_mode():
+                return logits(call(tensor)).float().cpu().numpy()
+
+        return run
+
+    return prepare
+
+
+def _keras_hub(spec, variant):
+    import keras
+    from keras_hub import models
+
+    config = spec.config
+    distilled = config.num_prefix_tokens == 2
+    sizes = {"num_layers": config.num_hidden_layers, "num_heads": config.num_attention_heads}
+    sizes |= {"hidden_dim": config.hidden_size, "image_shape": (*config.image_hw, config.num_channels)}
+    if distilled:
+        sizes |= {"intermediate_dim": config.intermediate_size, "patch_size": config.patch_hw[0]}
+        backbone = models.DeiTBackbone(**sizes, dtype=spec.dtype)
+    else:
+        sizes |= {"mlp_dim": config.intermediate_size, "patch_size": config.patch_hw}
+        backbone = models.ViTBackbone(**sizes, dtype=spec.dtype)
+    tokens = backbone.output
+    heads = [keras.layers.Dense(config.num_labels, dtype=spec.dtype)(tokens[:, i]) for i in range(1 + distilled)]
+    model = keras.Model(backbone.input, keras.ops.mean(keras.ops.stack(heads), axis=0))
+    model.compile(jit_compile=variant == "hub-jit")
+    return lambda pixels: lambda: np.asarray(model.predict_on_batch(pixels), "float32")

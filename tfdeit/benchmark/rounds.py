@@ -1,0 +1,175 @@
+"""Measures contestants against each other, in turns.
+
+Each contestant has a process of its own: the thread pools of TensorFlow, PyTorch and OpenVINO would fight for the
+processors in one, their allocators would share its peak memory, and one that crashes would take the others along. In
+each round every contestant has one turn, so that a machine that slows down slows all of them. Whoever is not on turn is
+stopped (SIGSTOP), as threads of OpenMP, ONNX Runtime and TensorFlow go on spinning for a while after their work.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tfdeit.benchmark import absence
+
+CAN_STOP = hasattr(signal, "SIGSTOP")
+
+
+class WorkerError(RuntimeError):
+    """A process of a contestant failed."""
+
+
+class Worker:
+    """The process of a contestant. It rests between orders."""
+
+    def __init__(self):
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - see close
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tfdeit.benchmark.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        )
+
+    def ask(self, action: str, **order) -> dict:
+        """Gives an order, and returns the answer.
+
+        Raises:
+            WorkerError: if it fails, with the reason, or the process ends, with the last that it said.
+        """
+        with contextlib.suppress(BrokenPipeError):
+            if CAN_STOP:
+                self._process.send_signal(signal.SIGCONT)
+            self._process.stdin.write(json.dumps({"action": action, **order}) + "\n")
+            self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            status = self._process.wait()
+            self._errors.seek(0)
+            said = [line.strip() for line in self._errors if line.strip()]
+            reason = said[-1] if said and status > 0 else f"ended with status {status}"
+            raise WorkerError("killed, as for lack of memory" if status == -9 else reason)
+        if CAN_STOP:
+            self._process.send_signal(signal.SIGSTOP)
+        answer = json.loads(line)
+        if "error" in answer:
+            raise WorkerError(answer["error"])
+        return answer
+
+    def close(self):
+        """Ends the process."""
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+
+class Plan(NamedTuple):
+    """What is measured.
+
+    Attributes:
+        contestants: names of `tfdeit.benchmark.CONTESTANTS`; ratios are to the first.
+        folder: what `prepare` wrote.
+        dtype: what all compute in.
+        macs: multiply-accumulates of an image.
+        batches: sizes.
+        rounds: turns of each contestant and batch.
+        seconds: about how long a turn is.
+    """
+
+    contestants: Sequence[str]
+    folder: str
+    dtype: str
+    macs: int
+    batches: Sequence[int]
+    rounds: int
+    seconds: float
+
+
+@contextlib.contextmanager
+def workers() -> Iterator[Callable[[], Worker]]:
+    """Gives a function that starts workers, which are all ended after."""
+    started: list[Worker] = []
+
+    def start() -> Worker:
+        started.append(Worker())
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for worker in started:
+            worker.close()
+
+
+def measure(plan: Plan, failed: Callable[[str, str], None], advance: Callable[[int], None]) -> list[dict]:
+    """Measures all contestants that can take part.
+
+    Args:
+        plan: what to measure.
+        failed: is told the name of each that cannot, and why.
+        advance: is told how many turns have been taken.
+
+    Returns:
+        A row for each contestant and batch. `images_per_second` is the median of rounds; `ratio`, to the first
+        contestant, is the median of the ratios within rounds; `peak_share` is of the best matrix product;
+        `difference` the largest of the logits of two images, from the first contestant.
+    """
+    with workers() as start:
+        loaded = _load(plan, start, failed)
+        rows = {(name, batch): {"contestant": name, "batch": batch} for batch in plan.batches for name in loaded}
+        for (name, batch), row in rows.items():
+            if name in loaded:
+                try:
+                    row.update(loaded[name][0].ask("measure", method="first", batch=batch))
+                except WorkerError as error:
+                    failed(name, str(error))
+                    del loaded[name]
+        rows = {key: row for key, row in rows.items() if key[0] in loaded}
+        multiplier, peak = start(), 0.0
+        turn = {"action": "measure", "method": "turn", "seconds": plan.seconds}
+        times: dict[tuple, list[float]] = {key: [] for key in rows}
+        for _ in range(plan.rounds):
+            peak = max(peak, multiplier.ask("matmul", dtype=plan.dtype, seconds=plan.seconds / 2)["flops"])
+            for (name, batch), seconds in times.items():
+                seconds.append(loaded[name][0].ask(**turn, batch=batch)["seconds"])
+                advance(1)
+        ends = {name: worker.ask("measure", method="end") for name, (worker, _) in loaded.items()}
+    logits = {key: np.array(row.pop("logits")) for key, row in rows.items()}
+    for (name, batch), row in rows.items():
+        first, own = times.get((plan.contestants[0], batch)), times[name, batch]
+        reference = logits.get((plan.contestants[0], batch), logits[name, batch])
+        rate = batch / statistics.median(own)
+        row |= {"milliseconds": 1e3 * statistics.median(own), "images_per_second": rate}
+        row |= {"gflops": 2e-9 * plan.macs * rate, "peak_share": 2 * plan.macs * rate / peak}
+        row["ratio"] = first and statistics.median(a / b for a, b in zip(first, own, strict=True))
+        row |= {**ends[name], "load_seconds": loaded[name][1], "dtype": plan.dtype, "peak_gflops": 1e-9 * peak}
+        row["split"] = row.pop("part") if row["part"] < batch else None
+        row["difference"] = float(np.abs(logits[name, batch] - reference).max())
+    return list(rows.values())
+
+
+def _load(plan, start, failed):
+    loaded = {}
+    for name in plan.contestants:
+        reason = absence(name, plan.dtype)
+        if reason is None:
+            worker = start()
+            try:
+                answer = worker.ask("load", contestant=name, folder=plan.folder, dtype=plan.dtype)
+                loaded[name] = worker, answer["load_seconds"]
+                continue
+            except WorkerError as error:
+                reason = str(error)
+        failed(name, reason)
+    return loaded

@@ -1,0 +1,143 @@
+"""The process of one contestant: it loads, and measures when it is told to. See `rounds`, which talks to it.
+
+Each line on stdin is an order, a JSON object; each line on stdout is the answer to one.
+"""
+
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+BEGIN = time.perf_counter()
+LEAST = 3  # calls of a turn
+
+
+def main():
+    """Answers orders until stdin ends; an order that fails is answered by the reason."""
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)  # what libraries print is no answer
+        work = Work()
+        for line in sys.stdin:
+            order = json.loads(line)
+            try:
+                answer = getattr(work, order.pop("action"))(**order)
+            except Exception as error:  # of any library; the parent goes on without this contestant
+                answer = {"error": " ".join(str(error).split()) or type(error).__name__}
+            answers.write(json.dumps(answer) + "\n")
+            answers.flush()
+
+
+class Work:
+    """What a process can be told to do."""
+
+    def __init__(self):
+        self.contest = None
+
+    def prepare(self, **order) -> dict:
+        """See `prepare.prepare`."""
+        from tfdeit.benchmark.prepare import prepare
+
+        return prepare(**order)
+
+    def load(self, **order) -> dict:
+        """Loads a contestant; see `Contest`."""
+        self.contest = Contest(**order)
+        return {"load_seconds": time.perf_counter() - BEGIN}
+
+    def measure(self, method: str, **order) -> dict:
+        """Calls a method of the contestant that is loaded."""
+        return getattr(self.contest, method)(**order)
+
+    def matmul(self, dtype: str, seconds: float) -> dict:
+        """Returns the floating-point operations a second of a large matrix product, the best of about `seconds`."""
+        from tfdeit.benchmark.contestants import matmul
+
+        product, operations = matmul(dtype)
+        product()
+        best, begin = float("inf"), time.perf_counter()
+        while time.perf_counter() - begin < seconds:
+            start = time.perf_counter()
+            product()
+            best = min(best, time.perf_counter() - start)
+        return {"flops": operations / best}
+
+
+class Contest:
+    """A contestant that is loaded."""
+
+    def __init__(self, contestant: str, folder: str, dtype: str):
+        from tfdeit.benchmark import contestants
+
+        self.spec = contestants.Spec(folder, dtype)
+        self.make = contestants.make(contestant, self.spec)
+        self.calls = {}
+        self.base = None  # memory with one image
+        self.peak = 0
+
+    def first(self, batch: int) -> dict:
+        """Runs a batch for the first time, which compiles; in parts, if it does not fit into memory.
+
+        Returns:
+            How many images a part has; the bytes for each image more than one, None if unknown; and the logits of the
+            first images.
+        """
+        import numpy as np
+
+        from tfdeit.memory import fitting_batch, run_split
+
+        config = self.spec.config
+        shape = (*config.image_hw, config.num_channels)
+        pixels = np.random.default_rng(0).normal(size=(1, *shape)).astype("float32")
+        pixels = np.concatenate([pixels] + [pixels[:, :: (-1) ** i] * (1 - i / batch) for i in range(1, batch)])
+        self.make(pixels[:1])()
+        if self.base is None:
+            self.base = memory("VmRSS")
+        results, part = run_split(lambda part: self.make(part)(), pixels, fitting_batch(config, batch))
+        self.calls[batch] = [self.make(pixels[start : start + part]) for start in range(0, batch, part)]
+        self.peak = max(self.peak, memory("VmHWM") or 0)
+        known = reset_peak() and part > 1
+        self.turn(batch, 0)  # now without compiling
+        grown = (memory("VmHWM") - self.base) // (part - 1) if known else None
+        logits = np.concatenate(results)[:2].astype("float64").tolist()
+        return {"part": part, "image_bytes": grown, "logits": logits}
+
+    def turn(self, batch: int, seconds: float) -> dict:
+        """Returns the median seconds of a batch, over about `seconds` and `LEAST` calls; one call before warms up."""
+        times, begin = [], None
+        while begin is None or len(times) < LEAST or time.perf_counter() - begin < seconds:
+            start = time.perf_counter()
+            for call in self.calls[batch]:
+                call()
+            if begin is None:
+                begin = time.perf_counter()
+            else:
+                times.append(time.perf_counter() - start)
+        return {"seconds": statistics.median(times)}
+
+    def end(self) -> dict:
+        """Returns the most memory that this process ever had, in bytes; None if unknown."""
+        return {"peak_bytes": max(memory("VmHWM") or 0, self.peak) or None}
+
+
+def memory(field: str) -> int | None:
+    """Returns a field of Linux' status of this process, in bytes: VmRSS is the memory now, VmHWM the most; or None."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
+def reset_peak() -> bool:
+    """Lets Linux count VmHWM anew; returns whether it does."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main()

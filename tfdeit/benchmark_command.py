@@ -1,0 +1,155 @@
+"""The command `benchmark`. Heavy imports are inside the functions: the arguments are parsed without them."""
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+from tfdeit.arguments import DEFAULT_MODEL, DTYPES, completed, model_names, positive
+from tfdeit.benchmark import CONTESTANTS, find
+from tfdeit.terminal import complain, note, progress, result, table
+
+OURS = "tfdeit"
+
+
+def add_parser(commands):
+    """Adds the parser of `benchmark`."""
+    about = "; ".join(f"{name}: {row.about}" for name, row in CONTESTANTS.items())
+    benchmark = commands.add_parser(
+        "benchmark",
+        help="measure speed and memory, beside other implementations",
+        description="Measures the forward pass of a classifier: images a second, share of the machine's matrix "
+        "product, memory and time to load. Every implementation has a process of its own, and they take turns. Those "
+        "that cannot take part are named on stderr, and the exit status is 1.",
+    )
+    add_arguments(benchmark)
+    benchmark.epilog = f"Contestants. {about}."
+    benchmark.set_defaults(run=run_benchmark)
+
+
+def add_arguments(parser: argparse.ArgumentParser):
+    """Adds the arguments, which benchmarks/forward.py has too."""
+    model = parser.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        help="directory in Hugging Face format, hub id, or name of the zoo, which gets random weights (%(default)s)",
+    )
+    completed(model, model_names)
+    parser.add_argument("--batch", type=positive, nargs="+", default=[1, 8], metavar="N", help="images at a time (1 8)")
+    parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=["float32"], help="to store and compute in")
+    parser.add_argument(
+        "--against",
+        type=contestants,
+        default=[],
+        metavar="NAME,...",
+        help="implementations to compare with, separated by commas: " + ", ".join(CONTESTANTS),
+    )
+    parser.add_argument("--rounds", type=positive, default=7, metavar="N", help="turns of each (%(default)s)")
+    parser.add_argument(
+        "--seconds", type=positive, default=1, metavar="S", help="about how long a turn is (%(default)s)"
+    )
+    parser.add_argument("--chart", metavar="FILE", help="picture to write, such as speed.png")
+
+
+def contestants(text: str) -> list[str]:
+    """Parses names of contestants, separated by commas."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        try:
+            find(name)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+    return names
+
+
+def run_benchmark(args: argparse.Namespace) -> int:
+    """Measures; prints a table or JSON, and draws a chart."""
+    if args.chart and Path(args.chart).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise ValueError(f"Expected --chart to name a picture, such as speed.png. Received: {args.chart}.")
+    names = list(dict.fromkeys([OURS, *args.against]))
+    batches, dtypes = list(dict.fromkeys(args.batch)), list(dict.fromkeys(args.dtype))
+    absent = set()
+
+    def failed(name, reason):
+        absent.add(name)
+        complain(f"{name}: {reason}")
+
+    rows, about = [], {}
+    with progress(args.rounds * len(dtypes) * len(batches) * len(names), "measuring") as advance:
+        for dtype in dtypes:
+            about, measured = compare(args, names, batches, dtype, failed, advance)
+            rows += measured
+    for row in rows:
+        result({"benchmark": "forward", "model": args.model, **row}, None)
+    if not args.json:
+        print_tables(args.model, about, rows)
+    if args.chart:
+        draw(args.chart, args.model, rows)
+    return 1 if absent else 0
+
+
+def compare(args, names, batches, dtype, failed, advance) -> tuple[dict, list[dict]]:
+    """Measures in one dtype; returns what the model is, and the rows of `rounds.measure`."""
+    from tfdeit.benchmark import absence
+    from tfdeit.benchmark.rounds import Plan, WorkerError, measure, workers
+
+    able = [name for name in names if absence(name, dtype) is None]
+    for name in names:
+        if name not in able:
+            failed(name, absence(name, dtype))
+    with tempfile.TemporaryDirectory() as folder:
+        with workers() as start:
+            try:
+                about = start().ask("prepare", model=args.model, folder=folder, contestants=able, dtype=dtype)
+            except WorkerError as error:
+                raise ValueError(f"{args.model}: {error}") from None
+        for name, reason in about.pop("failed").items():
+            able.remove(name)
+            failed(name, reason)
+        plan = Plan(able, folder, dtype, about["macs"], batches, args.rounds, args.seconds)
+        return about, measure(plan, failed, advance)
+
+
+def print_tables(model: str, about: dict, rows: list[dict]):
+    """Prints a table for each dtype."""
+    weights = ", random weights" if about["random"] else ""
+    print(
+        f"{model}: {about['class']}, {about['parameters'] / 1e6:.1f} M parameters, {about['macs'] / 1e9:.2f} GMACs an "
+        f"image{weights}; backend {os.environ.get('KERAS_BACKEND', 'tensorflow')}"
+    )
+    columns = ("contestant", "batch", "ms", "images/s", "speed", "GFLOP/s", "of peak", "MB an image", "peak MB")
+    for dtype in dict.fromkeys(row["dtype"] for row in rows):
+        own = [row for row in rows if row["dtype"] == dtype]
+        title = f"{dtype}; the matrix product reaches {own[0]['peak_gflops']:.0f} GFLOP/s"
+        lines = [(row["contestant"], str(row["batch"]), *cells(row)) for row in own]
+        print("\n" + table((*columns, "load s", "difference"), lines, title))
+    print(f"\nspeed: as a multiple of {OURS}'s; difference: of the logits, from {OURS}'s")
+    for row in rows:
+        if row["split"]:
+            note(f"{row['contestant']}: {row['batch']} images do not fit into memory; in parts of {row['split']}")
+
+
+def cells(row: dict) -> list[str]:
+    """Returns the figures of a row, as text."""
+    megabytes = (f"{row[key] / 1e6:.1f}" if row[key] is not None else "-" for key in ("image_bytes", "peak_bytes"))
+    return [
+        f"{row['milliseconds']:.1f}",
+        f"{row['images_per_second']:.1f}",
+        f"{row['ratio']:.2f}" if row["ratio"] else "-",
+        f"{row['gflops']:.0f}",
+        f"{row['peak_share']:.0%}",
+        *megabytes,
+        f"{row['load_seconds']:.1f}",
+        "-" if row["contestant"].startswith("keras-hub") else f"{row['difference']:.0e}",
+    ]
+
+
+def draw(path: str, model: str, rows: list[dict]):
+    """Draws images a second."""
+    from tfdeit.benchmark.chart import bar_chart
+
+    groups: dict[str, dict[str, float]] = {}
+    for row in rows:
+        group = groups.setdefault(f"{row['dtype']}, batch {row['batch']}", {})
+        group[row["contestant"]] = row["images_per_second"]
+    bar_chart(groups, model, "images/s").save(path)
