@@ -33,9 +33,10 @@ release-check:                     ## build into dist, and try the wheel in an e
 bench: $(VENV)/tested              ## one JSON line a measurement
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
-docs: $(VENV)/installed            ## renew what is generated in docs/: the zoo's table, and the pictures
+docs: $(VENV)/tested               ## renew what is generated in docs/: the zoo's table, the pictures, and the notebook's
 	$(BIN)/python -m tfdeit.zoo docs/zoo.md
 	$(BIN)/python docs/pictures.py
+	$(BIN)/python docs/tour.py
 
 site: $(VENV)/tested               ## the documentation as a site, in $(VENV)/site
 	$(BIN)/mkdocs build --strict --site-dir $(VENV)/site

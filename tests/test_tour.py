@@ -10,7 +10,7 @@ nbformat = pytest.importorskip("nbformat", reason="reads notebooks")
 def pictures(notebook):
     """Returns which cells show a picture."""
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    return [any("image/png" in output.get("data", {}) for output in cell.outputs) for cell in cells]
+    return [any("image/jpeg" in output.get("data", {}) for output in cell.outputs) for cell in cells]
 
 
 @pytest.mark.slow
