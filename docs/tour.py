@@ -9,6 +9,7 @@ TOUR = Path(__file__).parent.parent / "examples" / "tour.ipynb"
 
 
 def main():
+    """Writes the notebook with its outputs."""
     notebook = nbformat.read(TOUR, as_version=4)
     NotebookClient(notebook, timeout=900, resources={"metadata": {"path": TOUR.parent}}, record_timing=False).execute()
     for cell in notebook.cells:
