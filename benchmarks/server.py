@@ -13,7 +13,6 @@ share the machine, nor what else runs there counts. The model is deit_micro_cifa
 import argparse
 import asyncio
 import base64
-import itertools
 import json
 import os
 import re
@@ -43,13 +42,15 @@ class Server:
     """`tfdeit serve` as a process, on free ports."""
 
     def __init__(self, directory, *options):
-        command = [sys.executable, "-m", "tfdeit.cli", "serve", str(directory), "--port=0", "--grpc-port=0"]
+        command = [sys.executable, "-m", "tfdeit.cli", "serve", str(directory), "--json", "--port=0", "--grpc-port=0"]
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  as long as the server
         self.process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=self.log, text=True)
-        lines = list(itertools.takewhile(lambda line: "Ctrl-C" not in line, self.process.stdout))
-        text = "".join(lines)
-        self.url = re.search(r"web page +(\S+)/\n", text)[1]
-        self.grpc_address = re.search(r"gRPC +(\S+)\n", text)[1]
+        line = self.process.stdout.readline()
+        if not line:
+            self.log.seek(0)
+            raise RuntimeError(f"no server: {self.log.read()}")
+        where = json.loads(line)
+        self.url, self.grpc_address = where["page"].rstrip("/"), where["grpc"]
 
     def cpu_seconds(self):
         """Returns the processor time that it has taken, on Linux."""
