@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test parity check release-check bench docs site clean
+.PHONY: demo test test-all parity check release-check bench docs site clean
 
 demo: $(VENV)/installed            ## classify the photos in examples/photos with the embedded checkpoint
 	$(BIN)/tfdeit predict examples/photos
 
-test: $(VENV)/tested $(VENV)/engines/installed  ## run all tests, slow ones too
-	$(BIN)/pytest -m "slow or not slow" -n 2 --dist loadfile --cov
+test: $(VENV)/tested $(VENV)/engines/installed  ## run the tests, slow ones too
+	$(BIN)/pytest -m "not heavy" -n 2 --dist loadfile
+
+test-all: $(VENV)/tested $(VENV)/engines/installed  ## run all tests, heavy ones too, and measure their coverage
+	$(BIN)/pytest -m "heavy or not heavy" -n 2 --dist loadfile --cov --cov-fail-under 95
 
 parity: $(VENV)/tested             ## compare with transformers and timm, and one backend with another
 	$(BIN)/pytest -m "slow or not slow" tests/test_parity*.py tests/test_backends.py

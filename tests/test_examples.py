@@ -150,7 +150,7 @@ def test_multi_worker(photos, tmp_path):
     assert (tmp_path / "model" / "config.json").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_train_cifar10(tmp_path, rng):
     """Two classes that a few steps can tell apart: dark and bright."""
     data, out = tmp_path / "data.zip", tmp_path / "out"
@@ -172,7 +172,7 @@ def test_train_cifar10(tmp_path, rng):
     assert tfdeit.AutoImageProcessor.from_pretrained(out).crop_size == {"height": 32, "width": 32}
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_distil_cifar10(tmp_path, rng):
     for split, count in (("train", 40), ("test", 6)):
         for label, name in enumerate(("dark", "bright")):

@@ -118,7 +118,7 @@ def test_what_cannot_be_exported_is_an_error_and_leaves_nothing(export, tmp_path
     (tmp_path / "labels.txt").write_text("one\ntwo\n")
     cases = {
         "no-such-model": ["--model", "no-such-model"],
-        "dtype that format onnx has. Received: 'int8'. There are: savedmodel:": ["--dtype", "int8"],
+        "dtype that format onnx has. Received: 'int8'.\n  There are: savedmodel:": ["--dtype", "int8"],
         "broken.jpg (": ["--check", photos],
         "no images found": ["--check", empty],
         "a label for each of 10 classes, a line each. Received: 2": ["--labels", tmp_path / "labels.txt"],

@@ -350,7 +350,8 @@ def test_features(cls, rng):
     assert len(features) == 1
     if cls.config_class is tfdeit.DeiTConfig:
         cls_token, dist_token = features[-1]
-        np.testing.assert_array_equal(dist_token, tokens[:, 1])
+        np.testing.assert_allclose(dist_token, tokens[:, 1], rtol=0, atol=1e-5)
     else:
         cls_token = features[-1]
-    np.testing.assert_array_equal(cls_token, tokens[:, 0])
+    # The last block computed for these tokens only: other matrix products, float32 rounding.
+    np.testing.assert_allclose(cls_token, tokens[:, 0], rtol=0, atol=1e-5)

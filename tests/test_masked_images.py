@@ -137,7 +137,7 @@ def test_the_picture_shows_what_is_seen_and_what_is_made(source):
             assert (tile[mask[i]] == 128).all()
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_example(tmp_path):
     """Stripes, which their surroundings tell."""
     for i in range(64):

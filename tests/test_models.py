@@ -241,12 +241,12 @@ def test_softmax_and_layer_norm_stay_in_float32_under_float16():
 def test_stochastic_depth_drops_whole_branches_per_image_and_keeps_the_mean(rng):
     block = tfdeit.TransformerBlock(ViTConfig(**MICRO), drop_path=0.5)
     tokens = np.repeat(rng.normal(size=(1, 5, 32)).astype("float32"), 2000, axis=0)
-    branches = np.asarray(block.drop(tokens, training=True)) / tokens
+    branches = np.asarray(block.drop(tokens, 5, training=True)) / tokens
     kept = branches[:, 0, 0]
     assert set(np.unique(kept.round(5))) == {0, 2}  # dropped, or divided by the keep probability
     assert (branches == kept[:, None, None]).mean() > 0.99  # all of an image, up to rounding of the division
     assert abs(kept.mean() - 1) < 0.1
-    np.testing.assert_array_equal(block.drop(tokens, training=False), tokens)
+    np.testing.assert_array_equal(block.drop(tokens, 5, training=False), tokens)
     rates = [block.drop_path_rate for block in build(tfdeit.TFViTModel, drop_path_rate=0.2).blocks]
     np.testing.assert_allclose(rates, [0, 0.1, 0.2])
 

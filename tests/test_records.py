@@ -119,7 +119,7 @@ def test_command(folder, tmp_path):
     assert len(open_source(tmp_path / "2")) == 200
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_hundred_thousand_images_need_no_more_memory_than_ten_thousand(tmp_path):
     """Packed, read and augmented in processes of their own, whose peak memory is compared."""
     peaks = [

@@ -227,7 +227,9 @@ def test_half_precision(dtype, images, tmp_path):
     # Logits of the order of 1 after a few roundings of 2^-8 (bfloat16).
     assert np.abs(scores - whole).max() < 0.1
     exact = answers(_cast(model, dtype), PROCESSOR, images, 7)
-    assert np.abs(np.sort(outputs["probabilities"])[:, ::-1] - exact[1]).max() <= 1e-5
+    # bfloat16: where two kernels are fused, what is between them is not rounded to 2^-8, and batches fuse differently.
+    limit = {"bfloat16": 2**-8, "float16": 1e-5}[dtype]
+    assert np.abs(np.sort(outputs["probabilities"])[:, ::-1] - exact[1]).max() <= limit
 
 
 def _cast(model, dtype):

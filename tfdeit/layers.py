@@ -336,7 +336,9 @@ class TransformerBlock(ConfiguredLayer):
         return ops.reshape(rows, (-1, read, width)), probabilities
 
     def scale(self, branch, index):
-        return branch * self.layer_scales[index] if self.layer_scales else branch
+        if not self.layer_scales:
+            return branch
+        return branch * ops.cast(self.layer_scales[index], branch.dtype)  # which `recompute` gives as it is stored
 
     def drop(self, branch, read, training):
         """Applies dropout and stochastic depth; `training` is explicit, as `recompute` runs outside Keras' context."""

@@ -1,6 +1,7 @@
 """What `tfdeit serve` does. Heavy imports are inside the function: the arguments are parsed without them."""
 
 import argparse
+import logging
 import os
 from pathlib import Path
 
@@ -59,6 +60,7 @@ def run_serve(args: argparse.Namespace) -> int:
         with silenced_stderr():
             import tensorflow as tf
 
+            tf.config.list_physical_devices()  # the search for a GPU is logged
         import asyncio
 
         from tfdeit.server.run import Options, log_to_stderr, serve
@@ -67,7 +69,7 @@ def run_serve(args: argparse.Namespace) -> int:
         raise ModuleNotFoundError(f"{error}; pip install tfdeit[serving]") from error
 
     tf.get_logger().setLevel("ERROR")  # it warns of the session loader, which is TensorFlow Serving's
-    log_to_stderr(args.access_log and not args.quiet)
+    log_to_stderr(logging.ERROR if args.quiet else logging.INFO if args.access_log else logging.WARNING)
     options = Options(
         directory=args.directory,
         name=name,

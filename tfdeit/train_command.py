@@ -61,6 +61,8 @@ def run_train(args: argparse.Namespace) -> int:
         from tfdeit.training.run import Run, train
         from tfdeit.training.trainer import Diverged
 
+        tf.config.list_physical_devices()  # the search for a GPU is logged
+
     out = Path(args.out)
     try:
         arguments = {name: getattr(args, name) for name in Run._fields}

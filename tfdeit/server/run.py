@@ -171,10 +171,10 @@ async def serve(options: Options, limits: Limits, announce: Callable[[Server], N
     note(f"stopped; {server.service.answered} requests were answered")
 
 
-def log_to_stderr(access_log: bool):
-    """Sends the log to stderr, each request's line too if asked for."""
+def log_to_stderr(level: int):
+    """Sends the log to stderr, from a level on; at logging.INFO, requests have a line each."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO if access_log else logging.WARNING)
+    logger.setLevel(level)
     logger.propagate = False
