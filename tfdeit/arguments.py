@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from tfdeit.hints import did_you_mean
 
 DEFAULT_MODEL = "deit_micro_cifar10"
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # suffixes of pictures that commands write
 DTYPES = ("float32", "bfloat16", "float16")
 PROTOCOLS = ("deit3", "fb", "hf", "mmpretrain", "timm", "vit")
 RECIPES = (

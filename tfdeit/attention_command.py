@@ -3,11 +3,9 @@
 import argparse
 from pathlib import Path
 
-from tfdeit.arguments import add_model, positive
+from tfdeit.arguments import PICTURES, add_model, positive
 from tfdeit.commands import find_images, load_classifier, prefetched, prepare, report_failures, softmax
 from tfdeit.terminal import progress, result, silenced_stderr
-
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def add_parser(commands):

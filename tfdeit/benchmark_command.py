@@ -5,7 +5,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from tfdeit.arguments import DEFAULT_MODEL, DTYPES, completed, model_names, positive
+from tfdeit.arguments import DEFAULT_MODEL, DTYPES, PICTURES, completed, model_names, positive
 from tfdeit.benchmark import CONTESTANTS, find
 from tfdeit.terminal import complain, note, progress, result, table
 
@@ -22,19 +22,20 @@ def add_parser(commands):
         "product, memory and time to load. Every implementation has a process of its own, and they take turns. Those "
         "that cannot take part are named on stderr, and the exit status is 1.",
     )
-    add_arguments(benchmark)
-    benchmark.epilog = f"Contestants. {about}."
-    benchmark.set_defaults(run=run_benchmark)
-
-
-def add_arguments(parser: argparse.ArgumentParser):
-    """Adds the arguments, which benchmarks/forward.py has too."""
-    model = parser.add_argument(
+    model = benchmark.add_argument(
         "--model",
         default=DEFAULT_MODEL,
         help="directory in Hugging Face format, hub id, or name of the zoo, which gets random weights (%(default)s)",
     )
     completed(model, model_names)
+    add_arguments(benchmark)
+    benchmark.add_argument("--chart", metavar="FILE", help="picture to write, such as speed.png")
+    benchmark.epilog = f"Contestants. {about}."
+    benchmark.set_defaults(run=run_benchmark)
+
+
+def add_arguments(parser: argparse.ArgumentParser):
+    """Adds the arguments that benchmarks/forward.py has too."""
     parser.add_argument("--batch", type=positive, nargs="+", default=[1, 8], metavar="N", help="images at a time (1 8)")
     parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=["float32"], help="to store and compute in")
     parser.add_argument(
@@ -48,7 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument(
         "--seconds", type=positive, default=1, metavar="S", help="about how long a turn is (%(default)s)"
     )
-    parser.add_argument("--chart", metavar="FILE", help="picture to write, such as speed.png")
 
 
 def contestants(text: str) -> list[str]:
@@ -64,7 +64,7 @@ def contestants(text: str) -> list[str]:
 
 def run_benchmark(args: argparse.Namespace) -> int:
     """Measures; prints a table or JSON, and draws a chart."""
-    if args.chart and Path(args.chart).suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+    if args.chart and Path(args.chart).suffix.lower() not in PICTURES:
         raise ValueError(f"Expected --chart to name a picture, such as speed.png. Received: {args.chart}.")
     names = list(dict.fromkeys([OURS, *args.against]))
     batches, dtypes = list(dict.fromkeys(args.batch)), list(dict.fromkeys(args.dtype))
@@ -77,7 +77,7 @@ def run_benchmark(args: argparse.Namespace) -> int:
     rows, about = [], {}
     with progress(args.rounds * len(dtypes) * len(batches) * len(names), "measuring") as advance:
         for dtype in dtypes:
-            about, measured = compare(args, names, batches, dtype, failed, advance)
+            about, measured = compare(args.model, names, batches, dtype, args, failed, advance)
             rows += measured
     for row in rows:
         result({"benchmark": "forward", "model": args.model, **row}, None)
@@ -88,25 +88,23 @@ def run_benchmark(args: argparse.Namespace) -> int:
     return 1 if absent else 0
 
 
-def compare(args, names, batches, dtype, failed, advance) -> tuple[dict, list[dict]]:
-    """Measures in one dtype; returns what the model is, and the rows of `rounds.measure`."""
+def compare(model, names, batches, dtype, turns, failed, advance) -> tuple[dict, list[dict]]:
+    """Measures in one dtype, with the rounds and seconds of `turns`; returns facts of the model, and a dict a row."""
     from tfdeit.benchmark import absence
     from tfdeit.benchmark.rounds import Plan, WorkerError, measure, workers
 
-    able = [name for name in names if absence(name, dtype) is None]
-    for name in names:
-        if name not in able:
-            failed(name, absence(name, dtype))
+    able = [name for name in names if absence(name, dtype) is None]  # `measure` reports the others
     with tempfile.TemporaryDirectory() as folder:
         with workers() as start:
             try:
-                about = start().ask("prepare", model=args.model, folder=folder, contestants=able, dtype=dtype)
+                about = start().ask("prepare", model=model, folder=folder, contestants=able, dtype=dtype)
             except WorkerError as error:
-                raise ValueError(f"{args.model}: {error}") from None
-        for name, reason in about.pop("failed").items():
-            able.remove(name)
+                raise ValueError(f"{model}: {error}") from None
+        broken = about.pop("failed")
+        for name, reason in broken.items():
             failed(name, reason)
-        plan = Plan(able, folder, dtype, about["macs"], batches, args.rounds, args.seconds)
+        names = [name for name in names if name not in broken]
+        plan = Plan(names, folder, dtype, about["macs"], batches, turns.rounds, turns.seconds)
         return about, measure(plan, failed, advance)
 
 

@@ -318,7 +318,7 @@ class TransformerBlock(ConfiguredLayer):
     def call(self, tokens, head_mask=None, output_attentions=False, read=None, training=None):
         """Computes the first `read` tokens of each image, all if None; the other arguments as `SelfAttention.call`."""
         length, width = tokens.shape[1:]
-        read = read or length
+        read = length if read is None else min(read, length)
         rows = ops.reshape(tokens, (-1, width))  # (B*T, D)
         attended, probabilities = self.attention(
             self.norm1(rows),

@@ -49,8 +49,8 @@ def make(name: str, spec: Spec) -> Prepare:
         "transformers": _transformers,
         "timm": _timm,
         "keras": _keras_hub,
-        "openvino": functools.partial(_exported, "openvino"),
-        "onnxruntime": functools.partial(_exported, "onnx"),
+        "openvino": functools.partial(_exported, format="openvino"),
+        "onnxruntime": functools.partial(_exported, format="onnx"),
     }[base](spec, variant)
 
 
@@ -76,7 +76,10 @@ def matmul(dtype: str) -> tuple[Callable[[], Any], float]:
         compiled = jax.jit(lambda a: (a @ a)[:1, :1])
         product = functools.partial(compiled, ones)
     else:
-        product = lambda: (ones @ ones)[:1, :1]  # noqa: E731
+
+        def product():
+            return (ones @ ones)[:1, :1]
+
     return lambda: keras.ops.convert_to_numpy(product()), 2 * size**3
 
 
@@ -111,7 +114,7 @@ def _tfdeit(spec, variant):
     from tfdeit.models import TFAutoModelForImageClassification
 
     if variant == "savedmodel":
-        return _exported("savedmodel", spec, "")
+        return _exported(spec, format="savedmodel")
     backend = keras.backend.backend()
     model = TFAutoModelForImageClassification.from_pretrained(Path(spec.folder, "hf"), dtype=spec.dtype)
     if variant == "predict":
@@ -139,7 +142,10 @@ def _jax_function(model, jit):
     import jax
 
     variables = [[v.value for v in group] for group in (model.trainable_variables, model.non_trainable_variables)]
-    call = lambda variables, pixels: model.stateless_call(*variables, pixels, training=False)[0].logits  # noqa: E731
+
+    def call(variables, pixels):
+        return model.stateless_call(*variables, pixels, training=False)[0].logits
+
     call = jax.jit(call) if jit else call
     return lambda pixels: np.asarray(call(variables, pixels), "float32")
 
@@ -147,7 +153,9 @@ def _jax_function(model, jit):
 def _torch_function(model, jit):
     import torch
 
-    call = lambda pixels: model(pixels, training=False).logits.float()  # noqa: E731
+    def call(pixels):
+        return model(pixels, training=False).logits.float()
+
     call = torch.compile(call) if jit else call
 
     def run(pixels):
@@ -157,7 +165,7 @@ def _torch_function(model, jit):
     return run
 
 
-def _exported(format, spec, variant):
+def _exported(spec, variant="", *, format):
     from tfdeit.exports import implementation
 
     run = implementation(format).load(Path(spec.folder, format), spec.dtype)

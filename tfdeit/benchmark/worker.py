@@ -94,7 +94,8 @@ class Contest:
         self.make(pixels[:1])()
         if self.base is None:
             self.base = memory("VmRSS")
-        results, part = run_split(lambda part: self.make(part)(), pixels, fitting_batch(config, batch))
+        most = fitting_batch(config, batch, 4 if self.spec.dtype == "float32" else 2)
+        results, part = run_split(lambda part: self.make(part)(), pixels, most)
         self.calls[batch] = [self.make(pixels[start : start + part]) for start in range(0, batch, part)]
         self.peak = max(self.peak, memory("VmHWM") or 0)
         known = reset_peak() and part > 1
