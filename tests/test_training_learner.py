@@ -59,7 +59,7 @@ def test_bfloat16_and_gradient_checkpointing(rng):
         keras.utils.set_random_seed(1)
         student = TFDeiTForImageClassificationWithTeacher(DeiTConfig(**SIZES), dtype=policy)
         student.gradient_checkpointing_enable(checkpointing)
-        learner = Learner(student, Classification(SoftCrossEntropy()))
+        learner = Learner(student, Classification(SoftCrossEntropy()), jit=False)
         learner.compile(AdamW(1e-3))
         losses[policy, checkpointing] = [float(learner.step(*batch)["loss"]) for batch in data]
         assert {variable.dtype for variable in student.trainable_variables} == {"float32"}
@@ -79,14 +79,15 @@ import keras, numpy as np, sys, tensorflow as tf
 two = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], two)
 sys.path.insert(0, {tests!r})
-from test_training_learner import batches, make
+from test_training_learner import SIZES, batches, make
 from tfdeit.training.workers import Workers
 
+SIZES["num_hidden_layers"] = 1  # most of the time is tracing
 learners = []
 for strategy in (tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])):
     keras.utils.set_random_seed(0)
     with strategy.scope():
-        learners.append(make(teach=True, accumulation=2, clip=0.5, ema=0.9))
+        learners.append(make(teach=True, accumulation=2, clip=0.5, ema=0.9, jit=False))
 one, both = learners
 data = batches(np.random.default_rng(0))
 step = Workers(both.distribute_strategy).distributed(both)

@@ -38,7 +38,7 @@ class Teacher:
         image_size: (height, width) that the network takes; None for the student's.
         preprocess: from pixels in [0, 1] to what the network takes.
         id2label: names of its classes, if they are known.
-        jit: whether XLA compiles it.
+        jit: whether XLA compiles its graph.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Teacher:
             )
         answer = np.asarray(answer, "float64")
         self.probabilities = bool((answer >= 0).all() and np.allclose(answer.sum(axis=1), 1, atol=1e-3))
-        self._compiled = tf.function(self._logits, jit_compile=True, autograph=False) if self.jit else self._logits
+        self._compiled = tf.function(self._logits, jit_compile=self.jit, autograph=False)
 
     def __call__(self, pixel_values):
         """Returns logits (B, C) float32 of the student's classes, for its pixel values (B, H, W, 3)."""
