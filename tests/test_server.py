@@ -272,6 +272,7 @@ def test_classify(server):
         {"examples": [{"image_bytes": 1.5}]},  # the graph needs bytes
         {"examples": [{"image_bytes": "a"}], "context": 1},
         {"examples": [{"image_bytes": "a"}], "signature_name": "serving_default"},
+        {"examples": [{"image_bytes": "a"}], "signature_name": "silent"},
         {"examples": [{"image_bytes": "a"}], "signature_name": "no such"},
     ],
 )

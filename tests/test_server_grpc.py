@@ -179,6 +179,7 @@ def test_classify(stub, request_):
         (classify_request(), "INVALID_ARGUMENT"),
         (classify_request(examples=[tf.train.Example()]), "INVALID_ARGUMENT"),
         (classify_request("serving_default", examples=examples()), "FAILED_PRECONDITION"),
+        (classify_request("silent", examples=examples()), "FAILED_PRECONDITION"),
         (classify_request("none", examples=examples()), "INVALID_ARGUMENT"),
     ],
 )

@@ -40,6 +40,10 @@ class Toy(tf.Module):
         outputs = self.serve(tf.io.parse_example(inputs, features)["image_bytes"])
         return {"classes": outputs["classes"], "scores": outputs["probabilities"]}
 
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+    def silent(self, inputs):
+        return {}
+
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
     def attention(self, image_bytes):
         size = tf.cast(tf.strings.length(image_bytes), tf.float32)
@@ -88,6 +92,7 @@ def save(directory, offset=0.0):
     toy = Toy(offset)
     functions = [
         "classify",
+        "silent",
         "attention",
         "predict_pixels",
         "predict_uint8",

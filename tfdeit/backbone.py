@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 from keras import ops
@@ -41,7 +42,7 @@ class PretrainedModel(ConfiguredLayer, keras.Model):
     """
 
     config_class = ViTConfig
-    model_options = ()  # arguments of the class besides the config, which `from_pretrained` takes too
+    model_options: tuple[str, ...] = ()  # arguments of the class besides the config, which `from_pretrained` takes too
 
     def __init__(self, config: ViTConfig, **kwargs):
         if type(config) is not self.config_class:
@@ -101,13 +102,15 @@ class PretrainedModel(ConfiguredLayer, keras.Model):
             token, each (B, D).
         """
         count = self.config.num_prefix_tokens
-        tokens = getattr(self, "backbone", self)(pixel_values, read=count).last_hidden_state
+        backbone: Any = getattr(self, "backbone", self)
+        tokens = backbone(pixel_values, read=count).last_hidden_state
         features = tuple(tokens[:, i] for i in range(count))
         return (features,) if len(features) > 1 else features
 
     def gradient_checkpointing_enable(self, enable: bool = True):
         """Makes training recompute each block's activations instead of keeping them; call it before `fit`."""
-        getattr(self, "backbone", self).gradient_checkpointing = enable
+        backbone: Any = getattr(self, "backbone", self)
+        backbone.gradient_checkpointing = enable
 
     def gradient_checkpointing_disable(self):
         """Makes training keep all activations."""

@@ -74,7 +74,8 @@ def run_benchmark(args: argparse.Namespace) -> int:
         absent.add(name)
         complain(f"{name}: {reason}")
 
-    rows, about = [], {}
+    rows: list[dict] = []
+    about: dict = {}
     with progress(args.rounds * len(dtypes) * len(batches) * len(names), "measuring") as advance:
         for dtype in dtypes:
             about, measured = compare(args.model, names, batches, dtype, args, failed, advance)

@@ -135,12 +135,12 @@ def reliability_diagram(
     shares = np.asarray(counts, "float64") / max(sum(counts), 1)
     limits = (0, 1), (0, max(shares.max(), 1e-9))
     below = _Axes(chart, (70, 560, 530, 660), limits, ("confidence", "share of images"))
-    for index in np.flatnonzero(shares):
+    for index in np.flatnonzero(shares).tolist():
         left, right = index / len(shares), (index + 1) / len(shares)
         axes.bar(left, right, accuracy[index], COLOURS[0])
         below.bar(left, right, shares[index], _GREY)
     axes.line([(0, 0), (1, 1)], _GREY)
-    for index in np.flatnonzero(shares):
+    for index in np.flatnonzero(shares).tolist():
         axes.dot(((index + 0.5) / len(shares), confidence[index]), COLOURS[1])
     return chart.finish()
 
@@ -182,7 +182,8 @@ def heat_map(
     page = Image.new("RGB", (page_width, top + height * cell + below), "white")
     draw = ImageDraw.Draw(page)
     draw.text((15, 14), title, "black", bold)
-    page.paste(Image.fromarray(_shades(shares)).resize((width * cell, height * cell), Image.NEAREST), (left, top))
+    tiles = Image.fromarray(_shades(shares)).resize((width * cell, height * cell), Image.Resampling.NEAREST)
+    page.paste(tiles, (left, top))
     draw.rectangle((left - 1, top - 1, left + width * cell, top + height * cell), outline=_GREY)
     if named and max(font.getlength(f"{value:g}") for value in matrix.ravel()) <= cell - 4:
         for (row, column), value in np.ndenumerate(matrix):
@@ -200,7 +201,7 @@ def heat_map(
     return page
 
 
-def shortened(text: str, font: ImageFont.ImageFont, width: float) -> str:
+def shortened(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: float) -> str:
     """A text, its end left out if it is wider than `width` pixels."""
     if font.getlength(text) <= width:
         return text

@@ -7,7 +7,7 @@ import itertools
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from tfdeit.arguments import PROTOCOLS
@@ -256,7 +256,7 @@ def prepare(processor, path: str):
 
 def prefetched(pool: ThreadPoolExecutor, function, items: list, size: int) -> Iterator[list]:
     """Yields `function` of all items in lists of `size`; the pool works on one list ahead."""
-    waiting = None
+    waiting: list[Future] = []
     for start in range(0, len(items), size):
         futures = [pool.submit(function, item) for item in items[start : start + size]]
         if waiting:

@@ -24,6 +24,7 @@ ACTIVATIONS = (
 ATTENTION_IMPLEMENTATIONS = ("eager", "sdpa")
 
 Size = int | tuple[int, int]
+_FROM_OTHERS: Any = None  # default of the fields that follow from others: no config has None there
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +86,7 @@ class ViTConfig:
     num_channels: int = 3
     qkv_bias: bool = True
     encoder_stride: int = 16
-    pooler_output_size: int | None = None
+    pooler_output_size: int = _FROM_OTHERS
     pooler_act: str = "tanh"
     layerscale_value: float | None = None
     no_embed_class: bool = False
@@ -93,9 +94,9 @@ class ViTConfig:
     attn_implementation: str = "sdpa"
     output_hidden_states: bool = False
     output_attentions: bool = False
-    num_labels: int | None = None
-    id2label: Mapping[int, str] | None = None
-    label2id: Mapping[str, int] | None = None
+    num_labels: int = _FROM_OTHERS
+    id2label: Mapping[int, str] = _FROM_OTHERS
+    label2id: Mapping[str, int] = _FROM_OTHERS
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -221,7 +222,7 @@ class ViTConfig:
         mlp = (width + 1) * hidden + (hidden + 1) * width
         scales = 0 if self.layerscale_value is None else 2 * width
         blocks = self.num_hidden_layers * (attention + mlp + 4 * width + scales)
-        heads = self.num_prefix_tokens * (width + 1) * (self.num_labels or 0)
+        heads = self.num_prefix_tokens * (width + 1) * self.num_labels
         return embeddings + blocks + 2 * width + heads
 
     @property
@@ -253,8 +254,8 @@ class ViTConfig:
         """Returns what config.json holds, `extra` included, ready for JSON; `id2label` stands for `num_labels`."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "extra"}
         fields |= {name: list(v) for name, v in fields.items() if isinstance(v, tuple)}
-        fields["id2label"] = {str(index): name for index, name in (self.id2label or {}).items()}
-        fields["label2id"] = dict(self.label2id or {})
+        fields["id2label"] = {str(index): name for index, name in self.id2label.items()}
+        fields["label2id"] = dict(self.label2id)
         del fields["num_labels"]
         for name in (
             "layerscale_value",

@@ -173,10 +173,10 @@ def write(folder: Path, report: dict, classes: list[dict], evaluation, failures:
     confusion = evaluation.confusion
     pairs = np.argwhere(confusion * (1 - np.eye(len(confusion), dtype=int)))
     with (folder / "confusions.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["class", "answer", "images"])
+        rows = csv.writer(file)
+        rows.writerow(["class", "answer", "images"])
         for row, column in sorted(pairs.tolist(), key=lambda pair: -confusion[tuple(pair)]):
-            writer.writerow([labels[row], labels[column], confusion[row, column]])
+            rows.writerow([labels[row], labels[column], confusion[row, column]])
     with (folder / "failures.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("index", "name", "reason"), *failures])
 
@@ -211,8 +211,8 @@ def describe(report: dict, classes: list[dict], rate: float | None) -> str:
     }
     if known:
         heading.append(f"published: {known['data']}, protocol {known['protocol']}")
-        for row in figures.values():
-            row.append("")
+        for figure in figures.values():
+            figure.append("")
         figures["top-1 accuracy"][1], figures["top-5 accuracy"][1] = f"{known['top1']:.2%}", f"{known['top5']:.2%}"
     columns = ["", "measured", "published"] if known else ["", "measured"]
 

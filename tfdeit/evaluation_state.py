@@ -1,6 +1,7 @@
 """How far an evaluation is, so that one that was interrupted goes on."""
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import os
@@ -57,7 +58,8 @@ class EvaluationState:
     @property
     def failures(self) -> list[tuple[int, str, str]]:
         """Index, name and reason of the images that could not be read."""
-        return sorted((self._found | {failure.index: tuple(failure) for failure in self.pipeline.failures}).values())
+        new = {failure.index: dataclasses.astuple(failure) for failure in self.pipeline.failures}
+        return sorted((self._found | new).values())
 
     def update(self, evaluation, step: int):
         """Notes what is done; saves it if the last time is long ago.

@@ -19,7 +19,7 @@ class ImageError(ValueError):
     """An image that cannot be used. The message names the file (or "bytes") and the reason."""
 
 
-def decode_image(source: Any, exif_orientation: bool = False, on_white: bool = False) -> np.ndarray:
+def decode_image(source: Any, exif_orientation: bool = False, on_white: bool | None = False) -> np.ndarray:
     """Decode one image to RGB. Safe to call from several threads.
 
     8-bit modes are converted as Pillow's `convert("RGB")` does. 16-bit gray is scaled, `round(v * 255 / 65535)`,
@@ -41,7 +41,7 @@ def decode_image(source: Any, exif_orientation: bool = False, on_white: bool = F
     return np.array(decode_pillow(source, exif_orientation, on_white))
 
 
-def decode_pillow(source: Any, exif_orientation: bool = False, on_white: bool = False) -> Image.Image:
+def decode_pillow(source: Any, exif_orientation: bool = False, on_white: bool | None = False) -> Image.Image:
     """The same as an image of Pillow, of mode RGB."""
     try:
         with contextlib.ExitStack() as stack:
@@ -95,7 +95,7 @@ def _open(source: Any) -> AbstractContextManager[BinaryIO]:
     return open(source, "rb")
 
 
-def _rgb(image: Image.Image, on_white: bool) -> Image.Image:
+def _rgb(image: Image.Image, on_white: bool | None) -> Image.Image:
     if 0 in image.size:
         raise ImageError(f"it has no pixels ({image.width}x{image.height})")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
@@ -143,7 +143,7 @@ def flatten(images: Any) -> Iterator[Any]:
 
 
 def read_block(
-    image: Any, input_data_format: str | None = None, exif_orientation: bool = False, on_white: bool = False
+    image: Any, input_data_format: str | None = None, exif_orientation: bool = False, on_white: bool | None = False
 ) -> np.ndarray:
     """Read whatever a processor accepts as an image, or as a batch of images of one size.
 
@@ -166,7 +166,7 @@ def read_block(
     return _rgb_array(np.asarray(image), input_data_format, on_white)
 
 
-def _rgb_array(array: np.ndarray, input_data_format: str | None, on_white: bool) -> np.ndarray:
+def _rgb_array(array: np.ndarray, input_data_format: str | None, on_white: bool | None) -> np.ndarray:
     """Any array of pixels to (B, H, W, 3), values untouched."""
     if array.dtype.kind not in "buif" or not 2 <= array.ndim <= 4:
         raise ImageError(

@@ -88,5 +88,5 @@ def inference_model(
         "pred_scores": scores,
         "pred_label": label,
         "pred_score": float(scores[label]),
-        "pred_class": (model.config.id2label or {})[label],
+        "pred_class": model.config.id2label[label],
     }

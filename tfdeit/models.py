@@ -20,7 +20,7 @@ class HeadModel(PretrainedModel):
     """A backbone, reachable as `model.vit` or `model.deit` as in transformers, and a head."""
 
     backbone_class = TFViTModel
-    backbone_options = {}
+    backbone_options: dict[str, bool] = {}
 
     def create_layers(self):
         name = self.config.model_type

@@ -16,7 +16,8 @@ import numpy as np
 
 from tfdeit import backbone, models
 from tfdeit.checkpoint import CheckpointError
-from tfdeit.checkpoint.port import Source, port, sha256, weight_files
+from tfdeit.checkpoint.port import port
+from tfdeit.checkpoint.source import Source, sha256, weight_files
 from tfdeit.config import ViTConfig
 
 TOLERANCE = 1e-4
@@ -41,7 +42,7 @@ class NoOracle(RuntimeError):
     """The original implementation is not installed, or there is none to run."""
 
 
-def verify(source: Source, output: str | os.PathLike) -> dict[str, Any]:
+def verify(source: Source, output: str | os.PathLike[str]) -> dict[str, Any]:
     """Compares a ported checkpoint with the original implementation on random images.
 
     Args:
@@ -58,9 +59,9 @@ def verify(source: Source, output: str | os.PathLike) -> dict[str, Any]:
     """
     if (source.config.grid, source.config.num_labels) != (source.stored.grid, source.stored.num_labels):
         raise NoOracle("Expected a checkpoint of the source's image size and labels. Received: one that was changed.")
-    oracle, package = _ORACLES.get(source.format, (None, None))
-    if oracle is None:
+    if source.format not in _ORACLES:
         raise NoOracle(f"Expected a source in the format of {', '.join(_ORACLES)}. Received: {source.format}.")
+    oracle, package = _ORACLES[source.format]
     shape = (_BATCH, *source.config.image_hw, source.config.num_channels)
     pixel_values = np.random.default_rng(0).normal(size=shape).astype("float32")
     expected, received = oracle(source, pixel_values), _own_answer(source, Path(output), pixel_values)
@@ -84,7 +85,7 @@ def verify(source: Source, output: str | os.PathLike) -> dict[str, Any]:
     }
 
 
-def write_report(report: Mapping[str, Any], output: str | os.PathLike) -> Path:
+def write_report(report: Mapping[str, Any], output: str | os.PathLike[str]) -> Path:
     """Writes parity.json and parity.md into the directory `output`, or beside the file; returns the latter's path."""
     output = Path(output)
     stem = output / "parity" if output.is_dir() else output.with_name(f"{output.name}.parity")

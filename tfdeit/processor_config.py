@@ -6,6 +6,7 @@ import json
 import math
 import numbers
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -122,12 +123,14 @@ class ProcessorConfig:
         "crop_rounding": choice("floor", "round"),
         "exif_orientation": flag,
     }
-    _own_parameters = ("crop_rounding", "exif_orientation")  # unknown to transformers
+    _own_parameters: tuple[str, ...] = ("crop_rounding", "exif_orientation")  # unknown to transformers
 
-    do_convert_rgb = None
+    do_convert_rgb: bool | None = None
     do_resize = True
-    do_center_crop = None
-    crop_size = None
+    size: Any  # as `_size` takes; read from a processor, a dictionary
+    resample: int
+    do_center_crop: bool | None = None
+    crop_size: Any = None  # likewise
     do_rescale = True
     rescale_factor = 1 / 255
     do_normalize = True

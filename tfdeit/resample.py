@@ -6,6 +6,7 @@ Every kernel here is linear and separable, so one axis is described either by a 
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -43,7 +44,7 @@ def _band_matrix(start, weights, in_size):
     return matrix[:, :in_size]
 
 
-_MATRICES = {
+_MATRICES: dict[str, Callable[[int, int], np.ndarray]] = {
     "torch": functools.partial(_clamped_matrix, kernel=functools.partial(_cubic, a=-0.75), taps=4),
     "timm": _antialiased_matrix,
     "bilinear": functools.partial(_clamped_matrix, kernel=lambda x: 1 - np.abs(x), taps=2),
@@ -114,7 +115,7 @@ def _hamming(x, xp):
 
 
 # name -> (support in input pixels at scale 1, kernel)
-_FILTERS = {
+_FILTERS: dict[str, tuple[float, Callable]] = {  # name -> (support, function of distances)
     "box": (0.5, lambda x, xp: xp.where((x > -0.5) & (x <= 0.5), xp.ones_like(x), 0.0)),
     "bilinear": (1.0, lambda x, xp: xp.maximum(1 - xp.abs(x), 0.0)),
     "hamming": (1.0, _hamming),

@@ -22,8 +22,8 @@ def bar_chart(groups: Mapping[str, Mapping[str, float]], title: str, unit: str) 
         An RGB image.
     """
     lines = 1.5 + sum(len(group) + 1.5 for group in groups.values())
-    size = (_WIDTH, 2 * _MARGIN + round(lines * _LINE))
-    page = Image.new("RGB", tuple(_SCALE * side for side in size), "white")
+    size = (_SCALE * _WIDTH, _SCALE * (2 * _MARGIN + round(lines * _LINE)))
+    page = Image.new("RGB", size, "white")
     draw, font, bold = ImageDraw.Draw(page), ImageFont.load_default(13 * _SCALE), ImageFont.load_default(18 * _SCALE)
 
     def text(x, y, words, font, anchor="lm"):

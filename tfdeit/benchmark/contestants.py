@@ -44,14 +44,15 @@ class Spec(NamedTuple):
 def make(name: str, spec: Spec) -> Prepare:
     """Loads a contestant of `tfdeit.benchmark.CONTESTANTS`."""
     base, _, variant = name.partition("-")
-    return {
+    makers: dict[str, Callable[[Spec, str], Prepare]] = {
         "tfdeit": _tfdeit,
         "transformers": _transformers,
         "timm": _timm,
         "keras": _keras_hub,
         "openvino": functools.partial(_exported, format="openvino"),
         "onnxruntime": functools.partial(_exported, format="onnx"),
-    }[base](spec, variant)
+    }
+    return makers[base](spec, variant)
 
 
 def files(name: str) -> str | None:

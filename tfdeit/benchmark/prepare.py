@@ -1,6 +1,7 @@
 """The files that contestants load, all from one model."""
 
 from pathlib import Path
+from typing import Any
 
 from tfdeit import zoo
 from tfdeit.benchmark.contestants import files
@@ -10,7 +11,7 @@ from tfdeit.inference import get_model
 from tfdeit.processing import protocol_processor
 
 
-def prepare(model: str, folder: str, contestants: list[str], dtype: str) -> dict:
+def prepare(model: str, folder: str, contestants: list[str], dtype: str) -> dict[str, Any]:
     """Writes what contestants need.
 
     Args:
@@ -34,8 +35,8 @@ def prepare(model: str, folder: str, contestants: list[str], dtype: str) -> dict
     directory = Path(folder)
     network.save_pretrained(directory / "hf")
     processor = network.image_processor or protocol_processor("hf", network.config.image_hw[0])
-    failed = {}
-    for format in sorted({files(name) for name in contestants} - {None}):
+    failed: dict[str, str] = {}
+    for format in sorted(set(filter(None, map(files, contestants)))):
         try:
             if format == "timm":
                 port(directory / "hf", directory / "timm.safetensors", to="timm")

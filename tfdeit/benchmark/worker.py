@@ -8,6 +8,7 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 BEGIN = time.perf_counter()
@@ -72,8 +73,8 @@ class Contest:
 
         self.spec = contestants.Spec(folder, dtype)
         self.make = contestants.make(contestant, self.spec)
-        self.calls = {}
-        self.base = None  # memory with one image
+        self.calls: dict[int, list[Callable]] = {}
+        self.base: int | None = None  # memory with one image
         self.peak = 0
 
     def first(self, batch: int) -> dict:
@@ -100,13 +101,15 @@ class Contest:
         self.peak = max(self.peak, memory("VmHWM") or 0)
         known = reset_peak() and part > 1
         self.turn(batch, 0)  # now without compiling
-        grown = (memory("VmHWM") - self.base) // (part - 1) if known else None
+        peak = memory("VmHWM")
+        grown = (peak - self.base) // (part - 1) if known and peak and self.base else None
         logits = np.concatenate(results)[:2].astype("float64").tolist()
         return {"part": part, "image_bytes": grown, "logits": logits}
 
     def turn(self, batch: int, seconds: float) -> dict:
         """Returns the median seconds of a batch, over about `seconds` and `LEAST` calls; one call before warms up."""
-        times, begin = [], None
+        times: list[float] = []
+        begin = None
         while begin is None or len(times) < LEAST or time.perf_counter() - begin < seconds:
             start = time.perf_counter()
             for call in self.calls[batch]:

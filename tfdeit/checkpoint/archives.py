@@ -20,7 +20,7 @@ FAULTS = (
 
 
 @contextlib.contextmanager
-def faults_of(path: str | os.PathLike, kind: str) -> Iterator[None]:
+def faults_of(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
     """Turns whatever a reader raises on the file `path`, which should be a `kind`, into a `CheckpointError`."""
     try:
         yield
@@ -31,7 +31,7 @@ def faults_of(path: str | os.PathLike, kind: str) -> Iterator[None]:
         raise CheckpointError(f"Expected {kind} in {path}. Received: {reason}. {DAMAGED}") from error
 
 
-def map_file(path: str | os.PathLike) -> np.ndarray:
+def map_file(path: str | os.PathLike[str]) -> np.ndarray:
     """Returns the file, (bytes,) uint8, read-only and read from disk on demand."""
     return np.memmap(path, np.uint8, "r").view(np.ndarray)
 
@@ -51,6 +51,6 @@ def map_entry(archive: zipfile.ZipFile, name: str, mapped: np.ndarray) -> np.nda
     start = entry.header_offset + 30 + sum(struct.unpack("<HH", lengths))
     data = mapped[start:][: entry.file_size]
     # Torch itself does not verify the checksum, and can be told to leave it out, which writes 0.
-    if data.size != entry.file_size or entry.CRC not in (0, zlib.crc32(data)):
+    if data.size != entry.file_size or entry.CRC not in (0, zlib.crc32(data.data)):
         raise CheckpointError(f"Expected the entry {name[:200]} to match its size and checksum. {DAMAGED}")
     return data

@@ -4,6 +4,7 @@ Big Vision's `models/vit.py` (its `scan` stacks the variables of all blocks) and
 (an image tower below `img`, a text tower below `txt`) tell the names.
 """
 
+import os
 from collections.abc import Mapping, Set
 from typing import NamedTuple
 
@@ -21,15 +22,15 @@ class _Slice(NamedTuple):
     """An entry of an array along its first axis: a view of one that is mapped; of a compressed one all is read."""
 
     array: Array
-    index: int
+    number: int
     shape: tuple[int, ...]
     dtype: np.dtype
 
     def __array__(self, dtype=None, copy=None):
-        return np.asarray(np.asarray(self.array)[self.index], dtype)
+        return np.asarray(np.asarray(self.array)[self.number], dtype)
 
 
-def read_tower(arrays: Mapping[str, Array], path: str) -> tuple[dict[str, Array], list[str]]:
+def read_tower(arrays: Mapping[str, Array], path: str | os.PathLike) -> tuple[dict[str, Array], list[str]]:
     """Returns a file's ViT, with its blocks apart, and the names of what is beside it.
 
     Args:
@@ -47,7 +48,7 @@ def read_tower(arrays: Mapping[str, Array], path: str) -> tuple[dict[str, Array]
     return _unstack(kept, path), sorted(arrays.keys() - kept.keys())
 
 
-def _check_pooling(names: Set[str], prefix: str, path: str):
+def _check_pooling(names: Set[str], prefix: str, path: str | os.PathLike):
     if f"{prefix}cls" in names:
         return
     attention = [name for name in names if "MAPHead_0/" in name or name == f"{prefix}probe"]
@@ -58,7 +59,7 @@ def _check_pooling(names: Set[str], prefix: str, path: str):
     )
 
 
-def _unstack(arrays: Mapping[str, Array], path: str) -> dict[str, Array]:
+def _unstack(arrays: Mapping[str, Array], path: str | os.PathLike) -> dict[str, Array]:
     stacked = {name: array for name, array in arrays.items() if _STACK in name}
     if not stacked:
         return dict(arrays)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Set
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,7 +46,7 @@ def compare(
         optional_parts: parts of names of variables that only one of the two may have.
     """
     fit = Fit([], [], [], {"missing": [], "unexpected": [], "misshapen": [], "not floating-point": []})
-    expected = set()
+    expected: set[str] = set()
     for ours, shape in shapes.items():
         theirs = dict(from_keras(rules, {ours: np.broadcast_to(np.float32(0), shape)}))
         expected |= theirs.keys()
@@ -133,7 +133,7 @@ def derive_config(
     # DeiT III: LayerScale, and rows for patches only. A square count without LayerScale is a grid like 3x5, and one.
     no_embed_class = has("block_0/layer_scale1") and math.isqrt(positions) ** 2 == positions
     patches = positions - (0 if no_embed_class else match.config_class.num_prefix_tokens)
-    fields = {"hidden_size": width, "num_channels": channels, "num_hidden_layers": match.depth}
+    fields: dict[str, Any] = {"hidden_size": width, "num_channels": channels, "num_hidden_layers": match.depth}
     fields["patch_size"] = patch[0] if patch[0] == patch[1] else tuple(patch)
     fields["image_size"] = _image_size(patches, patch, image_size)
     fields["layer_norm_eps"] = match.format.layer_norm_eps
@@ -157,7 +157,7 @@ def derive_config(
 
 def _num_heads(match: Match, rules: Mapping[str, Rule], arrays: Mapping[str, Array], width: int) -> int:
     name = rules["block_0/attention/qkv/kernel"].names[0] if match.depth else None
-    shape = arrays[name].shape if name in arrays else ()
+    shape = arrays[name].shape if name and name in arrays else ()
     if len(shape) == 3:  # Google's: width, heads, width of a head
         return shape[1]
     if width % 64:

@@ -4,6 +4,7 @@ Sources, read for the names: timm's and Facebook's models (their state dicts), M
 `DistilledVisionTransformer`, Google's vit_jax and Big Vision, transformers 4 (TensorFlow) and 5.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterable, Set
 from typing import NamedTuple
@@ -295,7 +296,7 @@ def format_rules(format: Format, config: ViTConfig, prefix: str) -> dict[str, Ru
     return {name: rule for name, rule in rules.items() if not absent & set(name.split("/"))}
 
 
-def identify(keys: Set[str], path: str) -> Match:
+def identify(keys: Set[str], path: str | os.PathLike) -> Match:
     """Finds the one format that accounts for all names in a file.
 
     Args:
@@ -314,7 +315,7 @@ def identify(keys: Set[str], path: str) -> Match:
         )
     if len(found) == 1 and keys:
         return next(iter(found.values()))
-    lines = {}
+    lines: dict[str, str] = {}
     for unknown, match, names in sorted(fits, key=lambda fit: fit[0]):
         report = f"  {match.format.name} knows {len(keys) - unknown} of {len(keys)}"
         report += f", not: {listing(keys - names, 5)}" if unknown else ""
@@ -333,7 +334,7 @@ def identify(keys: Set[str], path: str) -> Match:
     )
 
 
-def _candidates(keys: Iterable[str]) -> Iterable[tuple[Match, set[str]]]:
+def _candidates(keys: Set[str]) -> Iterable[tuple[Match, set[str]]]:
     """Yields each way to read `keys`, and the names it knows; the most common first."""
     for format in FORMATS:
         if not any(key.endswith(format.marker) for key in keys):

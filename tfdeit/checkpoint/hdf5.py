@@ -99,7 +99,7 @@ def _token_names(others: int, mask: bool) -> list[str]:
     return ["cls_token", *["distillation_token"] * (others == 3), *["mask_token"] * mask, "position_embeddings"]
 
 
-def write_hdf5(path: str | os.PathLike, arrays: Mapping[str, Array], note: str, advance: Callable[[int], None] = int):
+def write_hdf5(path: str | os.PathLike, arrays: Mapping[str, Array], note: str, advance: Callable[[int], object] = int):
     """Writes what `model.load_weights` of a tfdeit model reads, one array at a time.
 
     Args:

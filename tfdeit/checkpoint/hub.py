@@ -80,7 +80,7 @@ def fetch(name: str) -> Path:
         raise
     if row.hub_id and name not in row.file_names:
         return _fetch_repository(row.hub_id)
-    return download(row.url, row.sha256)
+    return download(row.file_names[0], row.sha256)
 
 
 def _fetch_repository(hub_id: str) -> Path:
@@ -91,6 +91,7 @@ def _fetch_repository(hub_id: str) -> Path:
             f"Expected a directory, or huggingface_hub to download {hub_id!r}. Received: neither. pip install "
             f"tfdeit[hub]; or put {_files(hub_id)} into a directory, and pass that."
         ) from error
+    library: tuple = errors.HfHubHTTPError.__bases__  # of the HTTP library that it uses
     endpoint = os.environ.get("HF_ENDPOINT")  # huggingface_hub itself reads it once, when it is imported
     try:
         _check_answer(hub_id, endpoint)
@@ -114,7 +115,7 @@ def _fetch_repository(hub_id: str) -> Path:
         raise CheckpointError(
             f"Expected config.json and {' or '.join(WEIGHTS)} in {hub_id} on the hub. Received: {error}"
         ) from error
-    except (OSError, *errors.HfHubHTTPError.__bases__) as error:  # the latter are of the HTTP library that it uses
+    except (OSError, *library) as error:
         raise CheckpointError(
             f"Expected to download {hub_id}. Received: {error}. Run again to go on where it stopped; HF_HOME says "
             "where it is stored."
@@ -130,11 +131,12 @@ def _check_answer(hub_id: str, endpoint: str | None):
 
     if constants.HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(hub_id, "config.json"), str):
         return
+    library: tuple = HfHubHTTPError.__bases__
     url = hf_hub_url(hub_id, "config.json", endpoint=endpoint)
     try:
         with contextlib.suppress(HfHubHTTPError):  # an answer
             get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-    except (OSError, *HfHubHTTPError.__bases__) as error:
+    except (OSError, *library) as error:
         raise CheckpointError(
             f"Expected a file or directory that exists, or the id of a repository on the hub. Received: {hub_id!r}: "
             f"there is no such path, and the hub does not answer ({error}).{did_you_mean(hub_id, zoo.BY_NAME)} "

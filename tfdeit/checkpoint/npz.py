@@ -34,7 +34,7 @@ def read_npz(path: str | os.PathLike) -> dict[str, Array]:
     Raises:
         CheckpointError: if the file is damaged, or holds Python objects.
     """
-    arrays = {}
+    arrays: dict[str, Array] = {}
     with faults_of(path, "an npz file"), zipfile.ZipFile(path) as archive:
         mapped = map_file(path)
         for entry in archive.infolist():
@@ -69,7 +69,7 @@ def _view(data: np.ndarray, name: str) -> np.ndarray:
     return np.ndarray(shape, dtype, data, start, order="F" if fortran else "C")
 
 
-def write_npz(path: str | os.PathLike, arrays: Mapping[str, Array], note: str, advance: Callable[[int], None] = int):
+def write_npz(path: str | os.PathLike, arrays: Mapping[str, Array], note: str, advance: Callable[[int], object] = int):
     """Writes an uncompressed npz file, one array at a time.
 
     Args:

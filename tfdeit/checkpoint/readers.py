@@ -54,7 +54,8 @@ def read_safetensors(path: str | os.PathLike) -> dict[str, Array]:
     Raises:
         CheckpointError: if the file is damaged or holds a dtype that is not in `SAFETENSORS_DTYPES`.
     """
-    file, arrays = _open_safetensors(path), {}
+    file = _open_safetensors(path)
+    arrays: dict[str, Array] = {}
     for name in file.keys():  # noqa: SIM118, the file is no mapping
         header = file.get_slice(name)
         if header.get_dtype() not in SAFETENSORS_DTYPES:
@@ -159,12 +160,12 @@ def _read_shards(index: Path, read: Callable[[Path], dict[str, Array]]) -> dict[
     """Reads the shards that `index` names, and checks that each holds exactly what the index says."""
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shards = {str(shard): set() for shard in weight_map.values()}
+        shards: dict[str, set[str]] = {str(shard): set() for shard in weight_map.values()}
         for name, shard in weight_map.items():
             shards[str(shard)].add(name)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise CheckpointError(f'Expected {{"weight_map": {{name: shard}}}} in {index}. {DAMAGED}') from error
-    arrays = {}
+    arrays: dict[str, Array] = {}
     for shard, names in sorted(shards.items()):
         if {"/", "\\", ":"} & set(shard) or shard in ("", ".", ".."):
             raise CheckpointError(f"Expected names of files beside {index}. Received: {shard[:200]!r}.")

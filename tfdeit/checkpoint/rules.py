@@ -4,7 +4,7 @@ A table has one row per layer: (kind, our name, their names). The kind says whic
 is converted. `{i}` is the index of a block. The prefix of a backbone below a head is added by `expand`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ class Transform(NamedTuple):
     """A conversion between the layouts of one of our variables and of the tensors that hold it in a checkpoint."""
 
     decode: Callable[..., np.ndarray]  # their tensors -> ours
-    encode: Callable[[np.ndarray], Iterable[np.ndarray]]  # ours -> their tensors
+    encode: Callable[[np.ndarray], Sequence[np.ndarray]]  # ours -> their tensors
 
 
 class Rule(NamedTuple):

@@ -86,7 +86,8 @@ def _read_legacy(mapped: np.ndarray) -> Any:
     The fourth pickle holds the object, the fifth the order in which its storages follow. Where these are is known only
     then, so the object is read twice: for the sizes of its storages, and for itself.
     """
-    file, sizes = _Stream(mapped), {}
+    file = _Stream(mapped)
+    sizes: dict[str, int] = {}
 
     def note_size(key: str, size: int) -> np.ndarray:
         if sizes.setdefault(key, size) != size:
@@ -141,7 +142,7 @@ class _Stream:
 _STORAGE_OF = {np.dtype(dtype): name.removeprefix("torch.") for name, dtype in TORCH_STORAGES.items()}
 
 
-def write_torch(path: str | os.PathLike, values: Mapping[str, Any], advance: Callable[[int], None] = int):
+def write_torch(path: str | os.PathLike, values: Mapping[str, Any], advance: Callable[[int], object] = int):
     """Writes what torch.load(path, weights_only=True) reads: the zip format with a pickle of protocol 2.
 
     Args:
@@ -156,7 +157,7 @@ def write_torch(path: str | os.PathLike, values: Mapping[str, Any], advance: Cal
         for key, array in enumerate(arrays):
             data = np.ascontiguousarray(array)
             with archive.open(f"archive/data/{key}", "w", force_zip64=data.nbytes >= 2**31) as entry:
-                entry.write(data.reshape(-1).view(np.uint8))
+                entry.write(data.reshape(-1).view(np.uint8).data)
             advance(1)
         archive.writestr("archive/version", "3\n")
 

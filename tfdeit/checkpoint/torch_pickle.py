@@ -6,8 +6,8 @@ for one large memo index, and overflow the C stack on the hash of a deeply neste
 
 import operator
 import pickletools
-from collections.abc import Callable
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -30,7 +30,8 @@ TORCH_FUNCTIONS = ("collections.OrderedDict", "torch._utils._rebuild_tensor_v2",
 NAMESPACE = "argparse.Namespace"  # the options of a training run, beside its weights: stands for an empty dict
 _LITERALS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _TUPLE_LENGTHS = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_NO_VIEW = ([], [None])  # the formats since and before torch 1.6: storages that are views of others are of the past
+# The formats since and before torch 1.6: storages that are views of others are of the past.
+_NO_VIEW: tuple[list, list] = ([], [None])
 _CONSTANTS = {
     *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
     *("BINUNICODE", "SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES"),
@@ -46,11 +47,12 @@ class _Storage(NamedTuple):
     dtype: np.dtype
 
 
-def unpickle(pickle: bytes | BinaryIO, read_storage: Callable[[str, int], np.ndarray]) -> Any:
+def unpickle(pickle: Any, read_storage: Callable[[str, int], np.ndarray]) -> Any:
     """Builds the object that `pickle` describes.
 
     Args:
-        pickle: the contents of data.pkl; or a stream, which is left at the end of the pickle.
+        pickle: the contents of data.pkl; or a stream (`read`, `readline`, `tell`), which is left at the end of the
+            pickle.
         read_storage: returns the bytes of the storage of a key and a size in bytes, as (bytes,) uint8.
 
     Returns:
@@ -61,7 +63,9 @@ def unpickle(pickle: bytes | BinaryIO, read_storage: Callable[[str, int], np.nda
         CheckpointError: for a global, call or opcode that is not known here, or a tensor outside its storage.
         EOFError, LookupError, TypeError, ValueError: for a pickle that makes no sense.
     """
-    stack, outer, memo = [], [], {}  # `outer`: the stacks below each open mark
+    stack: list = []
+    outer: list[list] = []  # the stacks below each open mark
+    memo: dict = {}
 
     def pop_mark():
         nonlocal stack
@@ -106,7 +110,7 @@ def unpickle(pickle: bytes | BinaryIO, read_storage: Callable[[str, int], np.nda
             case "BINGET" | "LONG_BINGET" | "GET":
                 stack.append(memo[argument])
             case "GLOBAL":
-                stack.append(_find_global(*argument.split(" ", 1)))
+                stack.append(_find_global(*_expect(argument, str).split(" ", 1)))
             case "STACK_GLOBAL":
                 name, module = stack.pop(), stack.pop()
                 stack.append(_find_global(_expect(module, str), _expect(name, str)))
@@ -169,7 +173,7 @@ def _rebuild(function: Any, arguments: Any) -> Any:
     raise CheckpointError(f"Expected calls that rebuild tensors only. Received: another call. {DAMAGED}")
 
 
-def _view_storage(storage: _Storage, offset: int, size: tuple, stride: tuple) -> np.ndarray:
+def _view_storage(storage: _Storage, offset: int, size: Sequence[int], stride: Sequence[int]) -> np.ndarray:
     """Returns `storage` as an array of shape `size`, after checking that all of it lies inside, in exact integers.
 
     Args:

@@ -33,7 +33,7 @@ def write_safetensors(
     path: str | os.PathLike,
     tensors: Mapping[str, Array],
     metadata: Mapping[str, str],
-    advance: Callable[[int], None] = int,
+    advance: Callable[[int], object] = int,
 ):
     """Writes a safetensors file, one tensor at a time.
 
@@ -43,7 +43,8 @@ def write_safetensors(
         metadata: strings by name.
         advance: called with 1 after each tensor.
     """
-    header, end = {"__metadata__": dict(metadata)}, 0
+    header: dict[str, dict] = {"__metadata__": dict(metadata)}
+    end = 0
     # As the safetensors library orders them: a wide type first, so that each is aligned.
     ordered = sorted(tensors.items(), key=lambda item: (-np.dtype(item[1].dtype).itemsize, item[0]))
     for name, tensor in ordered:
@@ -55,7 +56,7 @@ def write_safetensors(
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for _, tensor in ordered:
-            file.write(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8))
+            file.write(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
             advance(1)
 
 
@@ -64,7 +65,7 @@ def write_directory(
     config: Mapping[str, Any],
     tensors: Mapping[str, Array],
     metadata: Mapping[str, str] = {},
-    advance: Callable[[int], None] = int,
+    advance: Callable[[int], object] = int,
 ):
     """Writes config.json and model.safetensors, after both are complete.
 

@@ -37,7 +37,7 @@ def augmentation_grid(paths, config: str, size: int = 224, seed: int = 0) -> Ima
         raise ValueError(f"Expected one image, or two to mix. Received: {len(paths)} images")
     randaugment = RandAugment(config)
     originals = [Image.fromarray(decode_image(path)) for path in paths]
-    squares = [np.asarray(ImageOps.fit(image, (size, size), Image.BICUBIC)) for image in originals]
+    squares = [np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)) for image in originals]
     seeds = derived_seeds([[seed, 0]], COLUMNS, "grid")[0]
     magnitude = randaugment.options["magnitude"]
     sections = [
@@ -111,4 +111,4 @@ def _mixtures(squares, seeds):
 
 def _crop(original, box, size):
     top, left, height, width = box.tolist()
-    return np.asarray(original.resize((size, size), Image.BICUBIC, (left, top, left + width, top + height)))
+    return np.asarray(original.resize((size, size), Image.Resampling.BICUBIC, (left, top, left + width, top + height)))

@@ -73,7 +73,8 @@ class _Calls:
 _CALLS = _Calls()
 
 
-class Failure(NamedTuple):
+@dataclasses.dataclass(frozen=True, order=True)
+class Failure:
     """An image that could not be read."""
 
     index: int
@@ -151,7 +152,8 @@ class Pipeline:
                 f"Expected images for at least one batch on every worker. Received: {len(source)} images, "
                 f"batch_size={batch_size}, {order}"
             )
-        self._failures, self._lock = {}, threading.Lock()
+        self._failures: dict[int, Failure] = {}
+        self._lock = threading.Lock()
         self.pool = ThreadPoolExecutor(loading.threads or os.cpu_count(), "tfdeit")
         self._epoch = functools.lru_cache(maxsize=3)(functools.partial(order.epoch, len(source)))
 
@@ -169,7 +171,7 @@ class Pipeline:
         """Writes `failures` as JSON lines of index, name and reason; returns how many there are."""
         failures = self.failures
         with open(path, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(failure._asdict()) + "\n" for failure in failures)
+            file.writelines(json.dumps(dataclasses.asdict(failure)) + "\n" for failure in failures)
         return len(failures)
 
     def dataset(self, step: int = 0, steps: int | None = None) -> tf.data.Dataset:

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -119,7 +119,7 @@ _GEOMETRY = {"Rotate": 3, "ShearX": 2, "ShearY": 2}
 _THREE = {"SolarizeIncreasing": 6, "Desaturate": 6, "GaussianBlur": 6}
 _RARE = ("ContrastIncreasing", "BrightnessIncreasing", "Equalize", "PosterizeIncreasing", "Invert")
 _COLORFUL = ("ColorIncreasing", "SharpnessIncreasing", "AutoContrast")
-_SETS = {
+_SETS: dict[str, dict[str, float | None]] = {
     "weights": {
         **_GEOMETRY,
         **dict.fromkeys(("TranslateXRel", "TranslateYRel"), 1),
@@ -130,7 +130,7 @@ _SETS = {
     "3aw": {**_THREE, **_GEOMETRY, **dict.fromkeys((*_COLORFUL, *_RARE), 1)},
 }
 _NUMBER = r"\d+(?:\.\d*)?"
-_OPTIONS = {  # key -> (field, pattern of the value, conversion)
+_OPTIONS: dict[str, tuple[str, str, Callable[[str], Any]]] = {  # key -> (field, pattern of the value, conversion)
     "m": ("magnitude", r"\d+", int),
     "n": ("layers", r"\d+", int),
     "mstd": ("magnitude_std", _NUMBER, lambda text: math.inf if float(text) > 100 else float(text)),
@@ -167,7 +167,7 @@ class RandAugment(Augmentation):
     """
 
     config: str = "rand-m9-mstd0.5-inc1"
-    fill: tuple[int, int, int] = MEAN_COLOR
+    fill: tuple[int, ...] = MEAN_COLOR
     interpolation: str = "bicubic"
 
     def __post_init__(self):
@@ -179,17 +179,17 @@ class RandAugment(Augmentation):
     @property
     def options(self) -> dict:
         """The options of the string, defaults included."""
-        options = {"magnitude": 10, "layers": 2, "magnitude_std": 0.0, "magnitude_max": 10}
+        options: dict[str, Any] = {"magnitude": 10, "layers": 2, "magnitude_std": 0.0, "magnitude_max": 10}
         options |= {"increasing": False, "probability": 0.5, "transforms": None}
         head, *parts = self.config.split("-") if isinstance(self.config, str) else [self.config]
         for part in parts:
             key = next((key for key in sorted(_OPTIONS, key=len, reverse=True) if str(part).startswith(key)), None)
-            field, pattern, convert = _OPTIONS.get(key, (None, "", None))
-            if key is None or not re.fullmatch(pattern, part[len(key) :]):
+            if key is None or not re.fullmatch(_OPTIONS[key][1], part[len(key) :]):
                 raise ValueError(
                     f"Expected the options of RandAugment to be {' '.join(_OPTIONS)}, each with its value, as in "
                     f"'rand-m9-mstd0.5-inc1' (t with one of {', '.join(_SETS)}). Received: {part!r} in {self.config!r}"
                 )
+            field, _, convert = _OPTIONS[key]
             options[field] = convert(part[len(key) :])
         if head != "rand":
             raise ValueError(

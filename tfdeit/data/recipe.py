@@ -76,8 +76,7 @@ RECIPES = {
     "deit3": Recipe(auto_augment=None, three_augment=True, color_jitter=0.3, reprob=0.0, smoothing=0.0),
     # Masked image modelling, arXiv 2111.09886: `SimMIMTransform` in its data/data_simmim.py. It has no labels to mix.
     "simmim": Recipe(
-        **{"scale": (0.67, 1.0), "interpolation": "bilinear", "auto_augment": None, "reprob": 0.0},
-        **{"mixup": 0.0, "cutmix": 0.0, "smoothing": 0.0},
+        scale=(0.67, 1.0), interpolation="bilinear", auto_augment=None, reprob=0.0, mixup=0.0, cutmix=0.0, smoothing=0.0
     ),
 }
 
@@ -86,8 +85,8 @@ RECIPES = {
 class Normalize(Augmentation):
     """From levels to (level / 255 - mean) / std, float32."""
 
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
 
     def check(self, dtype):
         """See `Augmentation`."""
@@ -118,7 +117,7 @@ def train_augmentation(recipe: Recipe = RECIPES["deit"]) -> Chain:
     Raises:
         ValueError: A recipe with values that cannot be.
     """
-    steps = [RandomFlip(recipe.hflip)] if recipe.hflip else []
+    steps: list[Augmentation] = [RandomFlip(recipe.hflip)] if recipe.hflip else []
     if recipe.auto_augment:
         fill = tuple(min(255, round(255 * level)) for level in recipe.mean)
         steps.append(RandAugment(recipe.auto_augment, fill, recipe.interpolation))

@@ -45,7 +45,7 @@ def read_window(processor: BaseImageProcessor, data: bytes) -> tuple[np.ndarray,
     return decode_crop(data, header, *(s.start for s in plan.source), *(s.stop - s.start for s in plan.source)), plan
 
 
-def window_and_taps(processor: BaseImageProcessor, data: bytes) -> tuple[np.ndarray, ...]:
+def window_and_taps(processor: BaseImageProcessor, data: bytes) -> tuple[np.ndarray | np.bool_, ...]:
     """The host's part: what the device needs to make the processor's pixels. All of it may be padded with zeros.
 
     Args:
@@ -67,7 +67,9 @@ def window_and_taps(processor: BaseImageProcessor, data: bytes) -> tuple[np.ndar
     return image, np.bool_(transposed), *rows, *columns
 
 
-def stack_windows(parts: list[tuple[np.ndarray, ...] | None], signature: list[tf.TensorSpec]) -> tuple[np.ndarray, ...]:
+def stack_windows(
+    parts: list[tuple[np.ndarray | np.bool_, ...] | None], signature: list[tf.TensorSpec]
+) -> tuple[np.ndarray, ...]:
     """Stacks what `window_and_taps` returned, padded with zeros to the `bucket` of the largest; None is all zeros."""
     there = [part for part in parts if part is not None]
     if not there:
@@ -81,7 +83,8 @@ def stack_windows(parts: list[tuple[np.ndarray, ...] | None], signature: list[tf
         stacked.append(np.zeros((len(parts), *shape), spec.dtype.as_numpy_dtype))
         for row, part in enumerate(parts):
             if part is not None:
-                stacked[-1][(row, *map(slice, part[column].shape))] = part[column]
+                place: tuple[int | slice, ...] = (row, *map(slice, part[column].shape))
+                stacked[-1][place] = part[column]
     return tuple(stacked)
 
 

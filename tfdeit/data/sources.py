@@ -41,7 +41,7 @@ class Source:
         class_names: list of str.
     """
 
-    def __init__(self, labels: Sequence[int], class_names: Sequence[str]):
+    def __init__(self, labels: Sequence[int] | np.ndarray, class_names: Sequence[str]):
         self.labels = np.asarray(labels, "int32").reshape(-1)
         self.class_names = list(class_names)
         if not len(self.labels):
@@ -76,7 +76,7 @@ class FolderSource(Source):
         ValueError: if it has no class folders, or one without images.
     """
 
-    def __init__(self, folder: str | os.PathLike):
+    def __init__(self, folder: str | os.PathLike[str]):
         self.folder = str(folder)
         classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
         self.paths, labels = [], []
@@ -121,7 +121,7 @@ class ZipSource(Source):
         except zipfile.BadZipFile as error:
             raise ValueError(f"Expected a zip. Received: {path}, which is damaged or none ({error})") from None
         start = folder.strip("/").split("/") if folder.strip("/") else []
-        found = {}
+        found: dict[str, list] = {}
         for member in self.archive.infolist():
             parts = member.filename.split("/")
             if parts[: len(start)] == start and len(parts) > len(start) + 1 and _is_image(member.filename):

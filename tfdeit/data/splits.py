@@ -19,7 +19,7 @@ class Part(Source):
         indices: which, in order.
     """
 
-    def __init__(self, source: Source, indices: Sequence[int]):
+    def __init__(self, source: Source, indices: Sequence[int] | np.ndarray):
         self.source, self.indices = source, np.asarray(indices, "int64")
         super().__init__(source.labels[self.indices], source.class_names)
 

@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import functools
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -97,7 +97,8 @@ class Batcher:
 
     def _take(self, key: Hashable) -> list[Item]:
         """Removes a batch from a queue, without the requests whose clients have left."""
-        queue, batch, rows = self._queues[key], [], 0
+        queue, rows = self._queues[key], 0
+        batch: list[Item] = []
         while queue and (not batch or rows + queue[0].rows <= self._max_batch_size):
             item = queue.popleft()
             if not item.answer.done():
@@ -119,7 +120,7 @@ class Batcher:
         self._dispatch()
 
 
-def execute(batch: list[Item]) -> list[Arrays | Exception]:
+def execute(batch: list[Item]) -> Sequence[Arrays | Exception]:
     """Returns the outputs or the error of each request.
 
     One request can make a whole batch fail. Then each is executed by itself, so that the others do not suffer from it,

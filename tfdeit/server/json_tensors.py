@@ -10,8 +10,9 @@ from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
+from grpc import StatusCode
 
-from tfdeit.server.errors import ServingError, StatusCode, invalid
+from tfdeit.server.errors import ServingError, invalid
 from tfdeit.server.models import Signature, TensorSpec
 
 INTEGERS = {tf.int8, tf.int16, tf.int32, tf.int64, tf.uint8, tf.uint16, tf.uint32, tf.uint64}
@@ -89,7 +90,8 @@ def to_array(name: str, value, spec: TensorSpec) -> np.ndarray:
     Returns:
         An array of the nesting's shape; strings as an object array of bytes.
     """
-    shape, leaves = [], [value]
+    shape: list = []
+    leaves = [value]
     while leaves and isinstance(leaves[0], list):
         sizes = {len(leaf) if isinstance(leaf, list) else None for leaf in leaves}
         if len(sizes) > 1:
@@ -212,8 +214,9 @@ def write_predict(outputs: Mapping[str, np.ndarray], by_row: bool) -> bytes:
 
 def write_classify(classes: np.ndarray | None, scores: np.ndarray | None) -> bytes:
     """Writes the answer to a classify request, of (B, K) labels and (B, K) scores, either of which can be missing."""
-    labels = np.full(scores.shape, b"", object) if classes is None else classes
-    scores = np.zeros(classes.shape, "float32") if scores is None else scores
+    shape = next(array.shape for array in (classes, scores) if array is not None)
+    labels = np.full(shape, b"", object) if classes is None else classes
+    scores = np.zeros(shape, "float32") if scores is None else scores
     rows = zip(to_json("classes", labels), to_json("scores", scores), strict=True)
     return dump({"results": [[list(pair) for pair in zip(*row, strict=True)] for row in rows]})
 

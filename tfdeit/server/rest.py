@@ -176,7 +176,7 @@ def load_page(model_name: str) -> tuple[bytes, dict[str, str]]:
     text = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     sources = {}
     for tag in ("script", "style"):
-        content = re.search(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)[1]
+        (content,) = re.findall(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
         sources[tag] = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
     policy = (
         f"default-src 'none'; script-src 'sha256-{sources['script']}'; style-src 'sha256-{sources['style']}'; "

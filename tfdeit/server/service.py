@@ -150,10 +150,10 @@ class Service:
         """
         if not examples:
             raise invalid("Expected at least one example. Received: none")
-        if list(signature.inputs) != ["inputs"] or not signature.outputs.keys() <= {"classes", "scores"}:
+        if list(signature.inputs) != ["inputs"] or not set() < signature.outputs.keys() <= {"classes", "scores"}:
             raise ServingError(
                 StatusCode.FAILED_PRECONDITION,
-                f"Expected a signature with the input 'inputs' and the outputs 'classes' and 'scores'. Received: "
+                f"Expected a signature with the input 'inputs' and the outputs 'classes', 'scores' or both. Received: "
                 f"{signature.name!r} with {list(signature.inputs)} and {list(signature.outputs)}; name another one as "
                 "signature_name",
             )

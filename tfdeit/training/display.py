@@ -1,6 +1,7 @@
 """What a run shows: a progress bar, or a line an epoch, and TensorBoard's scalars."""
 
 import time
+from typing import Any
 
 import tensorflow as tf
 from rich.progress import MofNCompleteColumn
@@ -21,7 +22,9 @@ class Display:
 
     def __init__(self, trainer, chief: bool):
         self.trainer, self.chief = trainer, chief
-        self.bar, self.writer, self.marks = None, None, []
+        self.bar: Any = None
+        self.writer: Any = None
+        self.marks: list[tuple[int, float]] = []
 
     def __enter__(self):
         if not self.chief:
@@ -61,7 +64,7 @@ class Display:
             shown = f"epoch {epoch}/{self.trainer.recipe.epochs}  evaluating, {done} of {batches} batches"
             self.bar.update(self.task, description=shown)
 
-    def epoch(self, row: dict[str, float]):
+    def epoch(self, row: dict[str, Any]):
         """Shows the end of an epoch."""
         self.marks = []  # evaluation is no training
         figures = {name: value for name, value in row.items() if name not in ("epoch", "step")}

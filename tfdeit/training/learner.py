@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from tfdeit.training.masked_images import MaskedImages
 from tfdeit.training.tasks import Classification
 
 
@@ -30,7 +31,7 @@ class Learner(keras.Model):
     def __init__(
         self,
         student: keras.Model,
-        task: Classification,
+        task: Classification | MaskedImages,
         accumulation: int = 1,
         clip: float = 0.0,
         ema: float = 0.0,

@@ -39,7 +39,7 @@ class MaskedImages:
 
     def evaluate(self, model: keras.Model, pipeline: Pipeline, on_batch: Callable[[int], None]) -> dict[str, float]:
         """Returns the mean loss of the images."""
-        total = count = 0
+        total, count = 0.0, 0
         for done, (pixel_values, masks) in enumerate(pipeline.dataset(), 1):
             loss = model.predict_on_batch(as_inputs(pixel_values, masks)).loss[0]
             total, count = total + float(loss) * len(masks), count + len(masks)
@@ -112,7 +112,7 @@ def reconstruction_grid(
     hidden = grid.repeat(patch, axis=1).repeat(patch, axis=2)[..., None]  # (B, S, S, 1)
     images = to_levels(inputs["pixel_values"], mean, std)
     made = to_levels(np.asarray(outputs.reconstruction, "float32"), mean, std)
-    columns = images, np.where(hidden, np.uint8(_GREY), images), np.where(hidden, made, images)
+    columns = [images, np.where(hidden, np.uint8(_GREY), images), np.where(hidden, made, images)]
     scale = max(1, _TILE // size)
     columns = [pixels.repeat(scale, axis=1).repeat(scale, axis=2) for pixels in columns]
     tiles = [

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import sys
 import types
 import typing
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import Any, Literal
 from tfdeit.data.recipe import Recipe as Augmentation
 from tfdeit.hints import did_you_mean
 
-try:
+if sys.version_info >= (3, 11):
     import tomllib
-except ModuleNotFoundError:  # Python 3.10
+else:
     import tomli as tomllib
 
 

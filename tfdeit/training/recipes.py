@@ -3,12 +3,13 @@
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 from tfdeit.data.recipe import RECIPES as AUGMENTATIONS
 from tfdeit.hints import did_you_mean
 from tfdeit.training.recipe import TrainRecipe
 
-_PLAIN = {  # crops and mirrors only
+_PLAIN: dict[str, Any] = {  # crops and mirrors only
     "auto_augment": None,
     "reprob": 0.0,
     "mixup": 0.0,
@@ -129,7 +130,7 @@ RECIPES = {
 }
 
 
-def find_recipe(name: str | os.PathLike) -> TrainRecipe:
+def find_recipe(name: str | os.PathLike[str]) -> TrainRecipe:
     """Returns the recipe of a name in `RECIPES`, or of a TOML file.
 
     Raises:

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 
@@ -33,7 +33,7 @@ from tfdeit.training.learner import Learner
 from tfdeit.training.masked_images import MaskedImages, masked_pipeline, reconstruction_grid
 from tfdeit.training.optimizer import make_optimizer
 from tfdeit.training.recipe import TrainRecipe
-from tfdeit.training.tasks import classification
+from tfdeit.training.tasks import Classification, classification
 from tfdeit.training.teacher import load_teacher
 from tfdeit.training.trainer import Trainer
 from tfdeit.training.workers import Workers, choose_strategy
@@ -97,8 +97,9 @@ def train(
         processor = find_processor(run.model, recipe, student.config)
         recipe = recipe.replace(mean=tuple(processor.image_mean), std=tuple(processor.image_std))
         train_data, test_data = make_pipelines(recipe, train_source, test_source, processor, workers)
+        task: Classification | MaskedImages
         if recipe.task == "classification":
-            teacher = run.teacher and load_teacher(run.teacher, run.teacher_pixels, jit=recipe.jit)
+            teacher = load_teacher(run.teacher, run.teacher_pixels, jit=recipe.jit) if run.teacher else None
             task = classification(recipe, student, teacher)
         else:
             mask = functools.partial(
@@ -127,7 +128,7 @@ def write_models(trainer: Trainer, processor: BaseImageProcessor, directory: Pat
         if trainer.learner.averages or not averaged:
             trainer.weights(averaged).save_pretrained(directory / name)
             processor.save_pretrained(directory / name)
-    if trainer.recipe.task == "masked_image_modeling":
+    if trainer.recipe.task == "masked_image_modeling" and trainer.validation is not None:
         pixel_values, masks = (array[:8] for array in next(trainer.validation.dataset().as_numpy_iterator()))
         page = reconstruction_grid(trainer.model, pixel_values, masks, trainer.recipe.mean, trainer.recipe.std)
         page.save(directory / "reconstruction.png")
@@ -162,7 +163,7 @@ def build_model(name: str, recipe: TrainRecipe, class_names: list[str], say: Cal
         class_names: of the data.
         say: told what is newly initialised.
     """
-    changes = {"drop_path_rate": recipe.drop_path, "hidden_dropout_prob": recipe.dropout}
+    changes: dict[str, Any] = {"drop_path_rate": recipe.drop_path, "hidden_dropout_prob": recipe.dropout}
     if recipe.image_size:
         changes["image_size"] = recipe.image_size
     if recipe.pretrained or name not in zoo.BY_NAME:

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +46,14 @@ class Teacher:
         network: Callable,
         image_size: tuple[int, int] | None = None,
         preprocess: Callable = PIXELS["0..255"],
-        id2label: dict[int, str] | None = None,
+        id2label: Mapping[int, str] | None = None,
         jit: bool = True,
     ):
         self.network, self.image_size, self.preprocess = network, image_size, preprocess
         self.id2label, self.jit = id2label, jit
-        self.columns, self.probabilities = None, False
-        self.mean, self.std, self._compiled = np.zeros(3), np.ones(3), None
+        self.columns: list[int] | None = None
+        self.mean, self.std, self.probabilities = np.zeros(3), np.ones(3), False
+        self._compiled: Callable | None = None
 
     def prepare(self, class_names: Sequence[str], image_size: tuple[int, int], mean, std):
         """Fits the teacher to a student, and tries it on random pixels.
@@ -77,9 +78,9 @@ class Teacher:
                 "with its head (keras.applications: include_top=True)."
             )
         count = shape[1]
-        names = self.id2label and not all(label == f"LABEL_{i}" for i, label in self.id2label.items())
-        if names and len(self.id2label) == count:
-            columns, _ = match_classes(class_names, self.id2label)
+        names = self.id2label or {}
+        if len(names) == count and not all(label == f"LABEL_{i}" for i, label in names.items()):
+            columns, _ = match_classes(class_names, names)
             self.columns = None if columns == list(range(count)) else columns
         elif count != len(class_names):
             raise ValueError(
@@ -198,7 +199,7 @@ def _application(name: str, weights: str | None = "imagenet", **options) -> Teac
 
 def _pretrained(source: str | os.PathLike, **options) -> Teacher:
     try:
-        model = TFAutoModelForImageClassification.from_pretrained(source)
+        model: Any = TFAutoModelForImageClassification.from_pretrained(source)
         processor = AutoImageProcessor.from_pretrained(source)
     except FileNotFoundError as error:
         raise ValueError(f"Expected a preprocessor_config.json with the teacher {source}. {error}") from error

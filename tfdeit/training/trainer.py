@@ -74,7 +74,8 @@ class Trainer:
         self.learner, self.recipe, self.train, self.validation = learner, recipe, train, validation
         self.directory, self.workers = Path(directory), Workers(learner.distribute_strategy)
         self.checkpoints = Checkpoints(self.directory / "checkpoints", recipe.keep)
-        self.state, self.pending, self.stopping = State(), collections.deque(), False
+        self.state, self.stopping = State(), False
+        self.pending: collections.deque = collections.deque()
         self.total = recipe.epochs * train.steps_per_epoch
         # A model of its own to evaluate and to save: raw or averaged weights, outside of any strategy.
         self.model = type(learner.student).from_config(learner.student.get_config())
@@ -159,7 +160,7 @@ class Trainer:
                 raise _Stopped
 
         kinds = {"val": False, "ema_val": True} if self.learner.averages else {"val": False}
-        row = {}
+        row: dict[str, float] = {}
         for prefix, averaged in kinds.items():
             figures = self.learner.task.evaluate(self.weights(averaged), self.validation, on_batch)
             row |= {f"{prefix}_{name}": value for name, value in figures.items()}

@@ -91,7 +91,7 @@ class Workers:
             names[:] = figures
             return tf.stack(list(figures.values()))
 
-        names = []
+        names: list[str] = []
 
         @tf.function(autograph=False)
         def run(pixel_values, labels, stop):
