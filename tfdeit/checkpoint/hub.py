@@ -80,7 +80,8 @@ def fetch(name: str) -> Path:
         raise
     if row.hub_id and name not in row.file_names:
         return _fetch_repository(row.hub_id)
-    return download(row.file_names[0], row.sha256)
+    url, _ = row.file_names
+    return download(url, row.sha256)
 
 
 def _fetch_repository(hub_id: str) -> Path:
