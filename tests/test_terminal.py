@@ -165,7 +165,9 @@ def test_typos(args, hint, capsys):
 def test_hints():
     assert did_you_mean("linear_prob", RECIPES) == " Did you mean 'linear_probe'?"
     assert did_you_mean("xyz", RECIPES) == ""
-    assert did_you_mean("ab", ["ab1", "ab2"], limit=2) == " Did you mean 'ab2' or 'ab1'?"
+    assert did_you_mean("xabc1", ["abc1", "abc2"], limit=2) == " Did you mean 'abc1' or 'abc2'?"
+    assert did_you_mean("deit_sma", ["de_sma", "deit_small_a", "deit_small_b"]) == " Did you mean 'deit_small_a'?"
+    assert did_you_mean("", ["ab1"]) == ""
 
 
 def test_the_names_of_recipes_are_those_there_are():
