@@ -50,7 +50,7 @@ $(VENV)/installed: setup.cfg pyproject.toml
 	touch $@
 
 $(VENV)/tested: $(VENV)/installed
-	$(BIN)/python -m pip install --editable .[dev,docs,export,fast,jax,parity,serving,test,tfds]
+	$(BIN)/python -m pip install --no-compile --editable .[dev,docs,export,fast,jax,parity,serving,test,tfds]
 	$(BIN)/python -m pip install --no-deps timm==1.0.31  # not its torchvision, which must be built for the torch there is
 	touch $@
 
@@ -58,7 +58,7 @@ $(VENV)/tested: $(VENV)/installed
 $(VENV)/engines/installed:
 	mkdir -p $(VENV)
 	$(PYTHON) -m venv $(VENV)/engines
-	$(VENV)/engines/bin/pip install apache-beam kserve tensorflow
+	$(VENV)/engines/bin/pip install --no-compile apache-beam kserve tensorflow
 	touch $@
 
 clean:

@@ -43,7 +43,7 @@ def main():
     network = build(include_top=False, weights=args.weights, pooling="avg", input_shape=(*size, 3))
     teacher = keras.Sequential([network, keras.layers.Dense(len(source.class_names))])
     teacher.compile("adam", keras.losses.CategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
-    plain = recipe.replace(mean=(0.0,) * 3, std=(1 / 255,) * 3)  # pixels from 0 to 255
+    plain = recipe.replace(auto_augment=None, mean=(0.0,) * 3, std=(1 / 255,) * 3)  # pixels from 0 to 255
     teacher.fit(train_pipeline(source, args.batch_size, side, plain).dataset(), **options)
 
     task = classification(recipe, student, keras_teacher(teacher))

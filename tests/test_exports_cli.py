@@ -65,6 +65,7 @@ def test_savedmodel_gets_another_version(tmp_path):
     command = [TFDEIT, "export", "--model", MODEL, "-o", tmp_path / "out", "--top-k", "2", "--dtype", "bfloat16"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+    assert "same most probable class" in done.stdout
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"7", "8", "models.config", "README.md"} <= names
     weights = sum(path.stat().st_size for path in (tmp_path / "out" / "8" / "variables").iterdir())

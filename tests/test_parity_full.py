@@ -131,7 +131,10 @@ def test_mmpretrain(name, tmp_path):
     assert_identical(numpy_state(structure), {name: tensor.numpy() for name, tensor in state.items()})
 
 
-@pytest.mark.parametrize(("name", "side"), [("deit_small_patch16_224", 224), ("vit_large_patch32_384", 384)])
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [("deit_small_patch16_224", 224), pytest.param("vit_large_patch32_384", 384, marks=pytest.mark.heavy)],
+)
 def test_google(name, side, tmp_path):
     theirs = random_timm_model(name)
     heads = theirs.blocks[0].attn.num_heads

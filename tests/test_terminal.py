@@ -118,11 +118,10 @@ def test_results_and_notes_of_heavy_commands(command, place):
 @pytest.mark.slow
 def test_results_and_notes_of_export_and_serve(place):
     pytest.importorskip("aiohttp", reason="the server needs the extra `serving`")
-    (report,) = map(json.loads, run("export", "-o", "quiet", "--json", "-q", cwd=place).stdout.splitlines())
-    assert (report["output"], report["format"], report["images"] > 0) == ("quiet", "savedmodel", True)
-    done = run("export", "-o", "exported", cwd=place)
+    done = run("export", "-o", "exported", "--json", cwd=place)
+    (report,) = map(json.loads, done.stdout.splitlines())
+    assert (report["output"], report["format"], report["images"] > 0) == ("exported", "savedmodel", True)
     assert done.stderr == ""
-    assert "same most probable class" in done.stdout
     argv = [*TFDEIT, "serve", "exported", "--json", "--quiet", "--port", "0", "--grpc-port", "0"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=place) as server:
         where = json.loads(server.stdout.readline())
