@@ -9,10 +9,10 @@ demo: $(VENV)/installed            ## classify the photos in examples/photos wit
 	$(BIN)/tfdeit predict examples/photos
 
 test: $(VENV)/tested $(VENV)/engines/installed  ## run the tests, slow ones too
-	$(BIN)/pytest -m "not heavy" -n 2 --dist loadfile
+	$(BIN)/pytest -m "not heavy" -n 2 --dist worksteal
 
 test-all: $(VENV)/tested $(VENV)/engines/installed  ## run all tests, heavy ones too, and measure their coverage
-	$(BIN)/pytest -m "heavy or not heavy" -n 2 --dist loadfile --cov --cov-fail-under 95
+	$(BIN)/pytest -m "heavy or not heavy" -n 2 --dist worksteal --cov --cov-fail-under 95
 
 parity: $(VENV)/tested             ## compare with transformers and timm, and one backend with another
 	$(BIN)/pytest -m "slow or not slow" tests/test_parity*.py tests/test_backends.py
