@@ -123,7 +123,7 @@ def test_everything(model_dir, tmp_path, capfd):
     for name in ("onnx", "onnxruntime"):
         pytest.importorskip(name)
     arguments = ["--model", model_dir, "--batch", 2, "--rounds", 1, "--chart", tmp_path / "speed.png"]
-    against = "tfdeit-jit,tfdeit-predict,tfdeit-savedmodel,onnxruntime"
+    against = "tfdeit-jit,tfdeit-savedmodel,onnxruntime"
     assert main(["benchmark", *map(str, arguments), "--against", against, "--json"]) == 0
     rows = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert [row["contestant"] for row in rows] == ["tfdeit", *against.split(",")]

@@ -83,7 +83,7 @@ def test_deit_tiny_and_small(class_name, size, shared_images, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("class_name", ["DeiTForImageClassificationWithTeacher", "ViTForImageClassification"])
-@pytest.mark.parametrize("image_size", [224, 384])
+@pytest.mark.parametrize("image_size", [pytest.param(224, marks=pytest.mark.heavy), 384])
 def test_deit_base(class_name, image_size, shared_images, tmp_path):
     config = BASE | IMAGENET | {"image_size": image_size}
     check(class_name, config, images(shared_images, 1), tmp_path)

@@ -107,8 +107,11 @@ def test_results_and_notes_of_light_commands(command, place):
 @pytest.mark.parametrize(
     "command",
     [
-        *("predict", "port", "pack", "evaluate", "attention"),
-        *(pytest.param(command, marks=pytest.mark.heavy) for command in ("augment", "train")),
+        *("predict", "evaluate"),
+        *(
+            pytest.param(command, marks=pytest.mark.heavy)
+            for command in ("attention", "augment", "pack", "port", "train")
+        ),
     ],
 )
 def test_results_and_notes_of_heavy_commands(command, place):
