@@ -52,7 +52,7 @@ def test_the_batch_that_fits(monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda: 10 * memory.image_bytes(config))
     assert memory.fitting_batch(config, 100) == 8
     assert memory.fitting_batch(config, 5) == 5
-    assert memory.fitting_batch(config, 100, itemsize=2) > 8
+    assert memory.fitting_batch(config, 100, "bfloat16") > 8
     monkeypatch.setattr(memory, "free_bytes", lambda: 0)
     assert memory.fitting_batch(config, 100) == 1
     monkeypatch.setattr(memory, "free_bytes", lambda: None)

@@ -3,7 +3,6 @@
 import functools
 import os
 from collections.abc import Mapping
-from typing import Any
 
 import keras
 from keras import ops
@@ -55,6 +54,11 @@ class PretrainedModel(ConfiguredLayer, keras.Model):
         if on_processor():  # `predict` without `compile`: there, the fused kernels of a graph are faster than XLA's
             self.jit_compile = False
 
+    @property
+    def backbone(self):
+        """The model below the head; of a model without one, itself."""
+        return self
+
     def summary(self, *args, **kwargs):
         self(
             keras.KerasTensor((None, *self.config.image_hw, self.config.num_channels))
@@ -102,15 +106,13 @@ class PretrainedModel(ConfiguredLayer, keras.Model):
             token, each (B, D).
         """
         count = self.config.num_prefix_tokens
-        backbone: Any = getattr(self, "backbone", self)
-        tokens = backbone(pixel_values, read=count).last_hidden_state
+        tokens = self.backbone(pixel_values, read=count).last_hidden_state
         features = tuple(tokens[:, i] for i in range(count))
         return (features,) if len(features) > 1 else features
 
     def gradient_checkpointing_enable(self, enable: bool = True):
         """Makes training recompute each block's activations instead of keeping them; call it before `fit`."""
-        backbone: Any = getattr(self, "backbone", self)
-        backbone.gradient_checkpointing = enable
+        self.backbone.gradient_checkpointing = enable
 
     def gradient_checkpointing_disable(self):
         """Makes training keep all activations."""

@@ -32,7 +32,7 @@ def run_predict(args: argparse.Namespace) -> int:
 
     config = model.config
     height, width = config.image_hw
-    most = fitting_batch(config, args.batch_size, 4 if args.dtype == "float32" else 2)
+    most = fitting_batch(config, args.batch_size, args.dtype)
     if most < args.batch_size:
         note(f"{most} images at a time, as no more fit into memory")
     note(

@@ -10,7 +10,7 @@ from tfdeit.config import ViTConfig
 _SHARE = 0.8  # of what is free, that a batch may take
 
 
-def image_bytes(config: ViTConfig, itemsize: int = 4) -> int:
+def image_bytes(config: ViTConfig, dtype: str = "float32") -> int:
     """Returns how many bytes the forward pass needs for each image, at its peak: inside a block.
 
     Counted are the tensors that are there at the same time, in attention (tokens, normalised tokens, qkv before and
@@ -19,13 +19,13 @@ def image_bytes(config: ViTConfig, itemsize: int = 4) -> int:
 
     Args:
         config: of the model.
-        itemsize: bytes of an activation.
+        dtype: of the activations: "float32", "bfloat16" or "float16".
     """
     pixels = 4 * config.num_channels * config.image_hw[0] * config.image_hw[1]
     length, width = config.num_prefix_tokens + config.num_patches, config.hidden_size
     attention = 8 * length * width + 2 * config.num_attention_heads * length**2
     mlp = length * (3 * width + config.intermediate_size)
-    return pixels + itemsize * max(attention, mlp)
+    return pixels + (4 if dtype == "float32" else 2) * max(attention, mlp)
 
 
 def free_bytes() -> int | None:
@@ -44,10 +44,10 @@ def free_bytes() -> int | None:
     return min(free, default=None)
 
 
-def fitting_batch(config: ViTConfig, batch: int, itemsize: int = 4) -> int:
+def fitting_batch(config: ViTConfig, batch: int, dtype: str = "float32") -> int:
     """Returns the largest batch, of `batch` images at most and one at least, that should fit into free memory."""
     free = free_bytes()
-    return batch if free is None else max(1, min(batch, int(free * _SHARE / image_bytes(config, itemsize))))
+    return batch if free is None else max(1, min(batch, int(free * _SHARE / image_bytes(config, dtype))))
 
 
 def run_split(run: Callable[[np.ndarray], Any], images: np.ndarray, most: int) -> tuple[list[Any], int]:

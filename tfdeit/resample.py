@@ -115,7 +115,7 @@ def _hamming(x, xp):
 
 
 # name -> (support in input pixels at scale 1, kernel)
-_FILTERS: dict[str, tuple[float, Callable]] = {  # name -> (support, function of distances)
+_FILTERS: dict[str, tuple[float, Callable]] = {
     "box": (0.5, lambda x, xp: xp.where((x > -0.5) & (x <= 0.5), xp.ones_like(x), 0.0)),
     "bilinear": (1.0, lambda x, xp: xp.maximum(1 - xp.abs(x), 0.0)),
     "hamming": (1.0, _hamming),

@@ -95,7 +95,7 @@ class Contest:
         self.make(pixels[:1])()
         if self.base is None:
             self.base = memory("VmRSS")
-        most = fitting_batch(config, batch, 4 if self.spec.dtype == "float32" else 2)
+        most = fitting_batch(config, batch, self.spec.dtype)
         results, part = run_split(lambda part: self.make(part)(), pixels, most)
         self.calls[batch] = [self.make(pixels[start : start + part]) for start in range(0, batch, part)]
         self.peak = max(self.peak, memory("VmHWM") or 0)
