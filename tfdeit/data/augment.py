@@ -217,12 +217,12 @@ class RandomErasing(Augmentation):
         return image
 
     def _erase(self, image, box, seed):
-        height, width, _ = image.shape
         top, left, h, w = tf.unstack(box)
-        content = tf.zeros([1, 1, 3], image.dtype)
+        shape = [h, w, 3] if self.mode == "pixel" else [1, 1, 3]
+        content = tf.zeros(shape, image.dtype)
         if self.mode != "const":
-            shape = [h, w, 3] if self.mode == "pixel" else [1, 1, 3]
             content = tf.cast(tf.random.stateless_normal(shape, seed, alg="philox"), image.dtype)
-        if self.mode == "pixel":
-            content = tf.pad(content, [[top, height - top - h], [left, width - left - w], [0, 0]])
-        return geometry.paste(image, content, tf.stack([top, left, top + h, left + w]))
+        rows = image[top : top + h]
+        content = tf.broadcast_to(content, [h, w, 3])
+        rows = tf.concat([rows[:, :left], content, rows[:, left + w :]], axis=1)
+        return tf.concat([image[:top], rows, image[top + h :]], axis=0)

@@ -10,6 +10,7 @@ import tensorflow as tf
 _ROTATIONS = (13, 15, 26, 6), (17, 29, 16, 24)
 
 
+@tf.function(jit_compile=True, autograph=False)  # a hundred short operations become one
 def threefry(keys, counters):
     """Encrypt counters.
 

@@ -11,10 +11,10 @@ from PIL import Image
 from tfdeit.data.augment import random_resized_crop_boxes
 from tfdeit.data.decoding import decode_crop
 from tfdeit.data.host_resizing import compiled_resize
-from tfdeit.data.loading import Loading, Mode, Pipeline
+from tfdeit.data.loading import Loading, Mode, Pipeline, tensor_memory
 from tfdeit.data.order import Order
 from tfdeit.data.recipe import RECIPES, Recipe, train_augmentation
-from tfdeit.data.resizing import read_window, resize, stack_windows, taps_signature, window_and_taps
+from tfdeit.data.resizing import Windows, plan_image, plan_window, resize
 from tfdeit.data.sources import Source
 from tfdeit.images import read_header
 from tfdeit.processing import BaseImageProcessor, protocol_processor
@@ -60,17 +60,23 @@ def eval_pipeline(
     on_device = (loading.resize_on or ("device" if tf.config.list_logical_devices("GPU") else "host")) == "device"
     shape = size["height"], size["width"]
     fast = None if on_device else compiled_resize()
-    signature = taps_signature(*shape) if on_device else [tf.TensorSpec((*shape, 3), tf.uint8)]
+    signature = Windows.signature(*shape) if on_device else [tf.TensorSpec((*shape, 3), tf.uint8)]
 
     def load(batch):
         if on_device:
-            windows = batch.map(lambda _, index: window_and_taps(processor, source.read(index)))
-            return stack_windows(windows, signature)
-        pixels = np.zeros((len(batch.samples), *shape, 3), "uint8")
+            plans = batch.map(lambda _, index: plan_window(processor, source.read(index)))
+            windows = Windows(plans, *shape)
+            batch.map(lambda number, _: windows.read(number))
+            return windows.arrays
+        pixels = tensor_memory((len(batch.samples), *shape, 3), "uint8")
 
         def read(number, index):
             data = source.read(index)
-            pixels[number] = fast(*read_window(processor, data)) if fast else processor.pixels(data)
+            if fast:
+                decode, plan = plan_image(processor, data)
+                pixels[number] = fast(decode(), plan)
+            else:
+                pixels[number] = processor.pixels(data)
 
         batch.map(read)
         return (pixels,)
@@ -127,7 +133,7 @@ def train_pipeline(
 
     def load(batch):
         sizes = np.ones((batch_size, 2), "int32")
-        pixels = np.zeros((batch_size, *side, 3), "uint8")
+        pixels = tensor_memory((batch_size, *side, 3), "uint8")
 
         def read(number, index):
             data = source.read(index)

@@ -4,34 +4,52 @@ Matrix products are what accelerators do best. Each weight is split into its low
 sums are whole numbers below 2**24: exact in float32, in any order, and in the TF32 of tensor cores.
 """
 
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
 import numpy as np
 import tensorflow as tf
 
 from tfdeit.data.decoding import decode_crop, is_plain_jpeg
+from tfdeit.data.loading import tensor_memory
 from tfdeit.images import read_block, read_header
 from tfdeit.processing import BaseImageProcessor
 from tfdeit.processor_config import FILTERS
-from tfdeit.resample import BITS, ResizePlan, bucket, plan_resize, resample
+from tfdeit.resample import BITS, ResizePlan, Taps, bucket, plan_resize, resample
 
 _LOW_BITS = 11
 _MAX_TAPS = 2**24 // (255 * (2**_LOW_BITS - 1))  # images for which this is not enough are resized on the host
 
 
-def taps_signature(height: int, width: int) -> list[tf.TensorSpec]:
-    """What `window_and_taps` returns for results of one size."""
-    axes = [tf.TensorSpec(shape, tf.int32) for n in (height, width) for shape in ((n,), (n, None))]
-    return [tf.TensorSpec((None, None, 3), tf.uint8), tf.TensorSpec((), tf.bool), *axes]
+class Window(NamedTuple):
+    """The host's part of an image: what the device needs to make the processor's pixels.
+
+    Attributes:
+        decode: gives the pixels that are read, (H, W, 3) uint8.
+        size: their (H, W).
+        transposed: whether the device gets them, and gives the result, transposed.
+        rows: taps of the device's rows.
+        columns: of its columns, which it resizes first.
+    """
+
+    decode: Callable[[], np.ndarray]
+    size: tuple[int, int]
+    transposed: bool
+    rows: Taps
+    columns: Taps
 
 
-def read_window(processor: BaseImageProcessor, data: bytes) -> tuple[np.ndarray, ResizePlan]:
-    """Decodes what a processor needs of an image.
+def plan_image(processor: BaseImageProcessor, data: bytes) -> tuple[Callable[[], np.ndarray], ResizePlan]:
+    """Finds out what a processor needs of an image, from its header if it is a plain JPEG.
 
     Args:
         processor: resizes and crops.
         data: content of an image file.
 
     Returns:
-        The pixels that are read (H, W, 3) uint8, and the plan that makes the processor's pixels of them.
+        What decodes the pixels that are read, to (H, W, 3) uint8; and the plan that makes the processor's pixels of
+        them.
     """
     header = read_header(data)
     image = None
@@ -40,52 +58,78 @@ def read_window(processor: BaseImageProcessor, data: bytes) -> tuple[np.ndarray,
     in_size = header[2:] if image is None else image.shape[:2]
     size, window = processor.geometry(*in_size)
     plan = plan_resize(in_size, size, FILTERS[processor.resample] if processor.do_resize else "nearest", window)
-    if image is not None:
-        return image[plan.source], plan
-    return decode_crop(data, header, *(s.start for s in plan.source), *(s.stop - s.start for s in plan.source)), plan
+
+    def decode():
+        if image is not None:
+            return image[plan.source]
+        return decode_crop(data, header, *(s.start for s in plan.source), *_lengths(plan.source))
+
+    return decode, plan
 
 
-def window_and_taps(processor: BaseImageProcessor, data: bytes) -> tuple[np.ndarray | np.bool_, ...]:
-    """The host's part: what the device needs to make the processor's pixels. All of it may be padded with zeros.
+def _lengths(slices: tuple[slice, slice]) -> tuple[int, int]:
+    rows, columns = (s.stop - s.start for s in slices)
+    return rows, columns
+
+
+def plan_window(processor: BaseImageProcessor, data: bytes) -> Window:
+    """Plans the host's part of an image; arguments as for `plan_image`."""
+    decode, plan = plan_image(processor, data)
+    shape = height, width = len(plan.rows.start), len(plan.columns.start)
+    transposed = bool(plan.vertical) and height == width  # for the device resizes columns first
+    too_many = max(taps.weights.shape[1] for taps in (plan.rows, plan.columns)) > _MAX_TAPS
+    if too_many or (plan.vertical and not transposed):
+        same = plan_resize(shape, shape, "nearest")
+        resized = functools.partial(_resized, decode, plan)
+        return Window(resized, shape, False, same.rows, same.columns)
+    size = _lengths(plan.source)
+    if transposed:
+        return Window(lambda: decode().transpose(1, 0, 2), size[::-1], True, plan.columns, plan.rows)
+    return Window(decode, size, False, plan.rows, plan.columns)
+
+
+def _resized(decode, plan):
+    return resample(decode(), plan.rows, plan.columns, plan.vertical)
+
+
+class Windows:
+    """The host's part of a batch, padded to the `bucket` of the largest image; no weight reads the padding.
 
     Args:
-        processor: resizes and crops to one size (h, w).
-        data: content of an image file.
+        windows: of each image; None for those that cannot be read.
+        height: of the results.
+        width: of the results.
 
-    Returns:
-        The pixels that are read (H, W, 3) uint8; whether they, and the result, are transposed; then start (h,) and
-        weights (h, K) of the rows, and the same of the columns, int32, see `tfdeit.resample.Taps`.
+    Attributes:
+        arrays: what `resize` takes. Taps are there from the beginning, pixels after `read`.
     """
-    image, plan = read_window(processor, data)
-    height, width = (len(taps.start) for taps in (plan.rows, plan.columns))
-    rows, columns, transposed = plan.rows, plan.columns, plan.vertical and height == width
-    if transposed:  # the device resizes columns first
-        image, rows, columns = image.transpose(1, 0, 2), columns, rows
-    if (plan.vertical and not transposed) or max(taps.weights.shape[1] for taps in (rows, columns)) > _MAX_TAPS:
-        image = resample(image, rows, columns, plan.vertical and not transposed).astype("uint8")
-        _, rows, columns, _ = plan_resize((height, width), (height, width), "nearest")
-    return image, np.bool_(transposed), *rows, *columns
 
+    def __init__(self, windows: Sequence[Window | None], height: int, width: int):
+        there = [window for window in windows if window]
+        count, sides = len(windows), np.max([window.size for window in there] or [(0, 0)], axis=0)
+        images = tensor_memory((count, *map(bucket, sides.tolist()), 3), "uint8")
+        transposed = np.array([bool(window and window.transposed) for window in windows])
+        self.windows, self.arrays = windows, [images, transposed]
+        for axis, length in (("rows", height), ("columns", width)):
+            reach = bucket(max((getattr(window, axis).weights.shape[1] for window in there), default=0))
+            start, weights = np.zeros((count, length), "int32"), np.zeros((count, length, reach), "int32")
+            for number, window in enumerate(windows):
+                if window:
+                    taps = getattr(window, axis)
+                    start[number], weights[number, :, : taps.weights.shape[1]] = taps
+            self.arrays += [start, weights]
 
-def stack_windows(
-    parts: list[tuple[np.ndarray | np.bool_, ...] | None], signature: list[tf.TensorSpec]
-) -> tuple[np.ndarray, ...]:
-    """Stacks what `window_and_taps` returned, padded with zeros to the `bucket` of the largest; None is all zeros."""
-    there = [part for part in parts if part is not None]
-    if not there:
-        return tuple(
-            np.zeros([len(parts), *(n or 0 for n in spec.shape)], spec.dtype.as_numpy_dtype) for spec in signature
-        )
-    stacked = []
-    for column, spec in enumerate(signature):
-        largest = np.max([part[column].shape for part in there], axis=0, initial=0).tolist()
-        shape = [bucket(n) if fixed is None else n for n, fixed in zip(largest, spec.shape, strict=True)]
-        stacked.append(np.zeros((len(parts), *shape), spec.dtype.as_numpy_dtype))
-        for row, part in enumerate(parts):
-            if part is not None:
-                place: tuple[int | slice, ...] = (row, *map(slice, part[column].shape))
-                stacked[-1][place] = part[column]
-    return tuple(stacked)
+    def read(self, number: int):
+        """Decodes image `number`, which can be read. Several threads may."""
+        window = self.windows[number]
+        assert window is not None
+        self.arrays[0][number, : window.size[0], : window.size[1]] = window.decode()
+
+    @staticmethod
+    def signature(height: int, width: int) -> list[tf.TensorSpec]:
+        """What one image is in `arrays`, for results of one size."""
+        axes = [tf.TensorSpec(shape, tf.int32) for n in (height, width) for shape in ((n,), (n, None))]
+        return [tf.TensorSpec((None, None, 3), tf.uint8), tf.TensorSpec((), tf.bool), *axes]
 
 
 @tf.function(autograph=False)
