@@ -219,10 +219,8 @@ class RandomErasing(Augmentation):
     def _erase(self, image, box, seed):
         top, left, h, w = tf.unstack(box)
         shape = [h, w, 3] if self.mode == "pixel" else [1, 1, 3]
-        content = tf.zeros(shape, image.dtype)
-        if self.mode != "const":
-            content = tf.cast(tf.random.stateless_normal(shape, seed, alg="philox"), image.dtype)
+        noise = tf.zeros(shape) if self.mode == "const" else tf.random.stateless_normal(shape, seed, alg="philox")
+        content = tf.broadcast_to(tf.cast(noise, image.dtype), [h, w, 3])
         rows = image[top : top + h]
-        content = tf.broadcast_to(content, [h, w, 3])
         rows = tf.concat([rows[:, :left], content, rows[:, left + w :]], axis=1)
         return tf.concat([image[:top], rows, image[top + h :]], axis=0)

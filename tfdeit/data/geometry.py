@@ -14,11 +14,11 @@ from tfdeit.data.ops import compiled
 
 @compiled
 def paste(image, content, box):
-    """Show `content` (H, W, C), or (1, 1, C), in a box of the image; any dtype.
+    """Show `content` in a box of the image; any dtype.
 
     Args:
         image: (H, W, C).
-        content: Of the same dtype.
+        content: Of the same shape and dtype.
         box: (4,) int32: top, left, bottom, right.
     """
     top, left, bottom, right = tf.unstack(box)

@@ -66,7 +66,7 @@ def eval_pipeline(
         if on_device:
             plans = batch.map(lambda _, index: plan_window(processor, source.read(index)))
             windows = Windows(plans, *shape)
-            batch.map(lambda number, _: windows.read(number))
+            batch.map(lambda number, _, window: windows.read(number, window), plans)
             return windows.arrays
         pixels = tensor_memory((len(batch.samples), *shape, 3), "uint8")
 

@@ -101,7 +101,7 @@ class Windows:
         width: of the results.
 
     Attributes:
-        arrays: what `resize` takes. Taps are there from the beginning, pixels after `read`.
+        arrays: what `resize` takes, (B, ...) each. Taps are there from the beginning, pixels after `read`.
     """
 
     def __init__(self, windows: Sequence[Window | None], height: int, width: int):
@@ -109,7 +109,7 @@ class Windows:
         count, sides = len(windows), np.max([window.size for window in there] or [(0, 0)], axis=0)
         images = tensor_memory((count, *map(bucket, sides.tolist()), 3), "uint8")
         transposed = np.array([bool(window and window.transposed) for window in windows])
-        self.windows, self.arrays = windows, [images, transposed]
+        self.arrays = [images, transposed]
         for axis, length in (("rows", height), ("columns", width)):
             reach = bucket(max((getattr(window, axis).weights.shape[1] for window in there), default=0))
             start, weights = np.zeros((count, length), "int32"), np.zeros((count, length, reach), "int32")
@@ -119,10 +119,8 @@ class Windows:
                     start[number], weights[number, :, : taps.weights.shape[1]] = taps
             self.arrays += [start, weights]
 
-    def read(self, number: int):
-        """Decodes image `number`, which can be read. Several threads may."""
-        window = self.windows[number]
-        assert window is not None
+    def read(self, number: int, window: Window):
+        """Decodes the image of a window to its place. Several threads may."""
         self.arrays[0][number, : window.size[0], : window.size[1]] = window.decode()
 
     @staticmethod
