@@ -344,11 +344,12 @@ def test_embedded_checkpoints_by_name(micro, tmp_path, monkeypatch, photos_dir):
 def test_features(cls, rng):
     model = cls(cls.config_class(**MICRO))
     pixel_values = rng.normal(size=(2, 32, 32, 3)).astype("float32")
+    backbone = getattr(model, "backbone", model)
     features = model.extract_feat(pixel_values)
     assert isinstance(features, tuple)
     (tokens,) = features
     read = np.stack(tokens if cls.config_class is tfdeit.DeiTConfig else features, axis=1)
     count = read.shape[1]
-    np.testing.assert_array_equal(read, model.backbone(pixel_values, read=count).last_hidden_state)
+    np.testing.assert_array_equal(read, backbone(pixel_values, read=count).last_hidden_state)
     # All tokens of the last block are other matrix products, rounded to float32 in another order.
-    np.testing.assert_allclose(read, model.backbone(pixel_values).last_hidden_state[:, :count], rtol=0, atol=2e-6)
+    np.testing.assert_allclose(read, backbone(pixel_values).last_hidden_state[:, :count], rtol=0, atol=2e-6)

@@ -28,6 +28,11 @@ def takes_dict(call):
     return unpacking
 
 
+def _backbone(model):
+    # Not a property of every model: Keras follows what an object's attributes hold, and would follow itself for ever.
+    return getattr(model, "backbone", model)
+
+
 class PretrainedModel(ConfiguredLayer, keras.Model):
     """A model that is built from a config, and read from and written to Hugging Face's directory format.
 
@@ -53,11 +58,6 @@ class PretrainedModel(ConfiguredLayer, keras.Model):
         self.build((None, *config.image_hw, config.num_channels))
         if on_processor():  # `predict` without `compile`: there, the fused kernels of a graph are faster than XLA's
             self.jit_compile = False
-
-    @property
-    def backbone(self):
-        """The model below the head; of a model without one, itself."""
-        return self
 
     def summary(self, *args, **kwargs):
         self(
@@ -106,13 +106,13 @@ class PretrainedModel(ConfiguredLayer, keras.Model):
             token, each (B, D).
         """
         count = self.config.num_prefix_tokens
-        tokens = self.backbone(pixel_values, read=count).last_hidden_state
+        tokens = _backbone(self)(pixel_values, read=count).last_hidden_state
         features = tuple(tokens[:, i] for i in range(count))
         return (features,) if len(features) > 1 else features
 
     def gradient_checkpointing_enable(self, enable: bool = True):
         """Makes training recompute each block's activations instead of keeping them; call it before `fit`."""
-        self.backbone.gradient_checkpointing = enable
+        _backbone(self).gradient_checkpointing = enable
 
     def gradient_checkpointing_disable(self):
         """Makes training keep all activations."""

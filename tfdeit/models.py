@@ -32,7 +32,7 @@ class HeadModel(PretrainedModel):
 
     @property
     def backbone(self) -> TFViTModel:
-        """See `PretrainedModel`."""
+        """The model below the head."""
         return getattr(self, self.config.model_type)
 
     def build(self, input_shape):
