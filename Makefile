@@ -54,11 +54,12 @@ $(VENV)/tested: $(VENV)/installed
 	$(BIN)/python -m pip install --no-deps timm==1.0.31  # not its torchvision, which must be built for the torch there is
 	touch $@
 
-# Beam and KServe want older versions of what they share with tfdeit: their examples run in an environment of their own.
+# Beam, KServe and TensorFlow's classes in transformers 4 want older versions of what tfdeit uses: they have an
+# environment of their own.
 $(VENV)/engines/installed:
 	mkdir -p $(VENV)
 	$(PYTHON) -m venv $(VENV)/engines
-	$(VENV)/engines/bin/pip install --no-compile apache-beam kserve tensorflow
+	$(VENV)/engines/bin/pip install --no-compile apache-beam kserve tensorflow "transformers<5" tf-keras argcomplete
 	touch $@
 
 clean:

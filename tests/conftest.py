@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -26,6 +27,15 @@ def shared_images() -> list[Path]:
 def photos_dir() -> Path:
     """The photos that the project ships."""
     return ROOT / "examples" / "photos"
+
+
+@pytest.fixture(scope="session")
+def engines_python() -> Path:
+    """Python of the environment for what wants older versions of what tfdeit uses; tfdeit is not installed there."""
+    python = Path(os.environ.get("TFDEIT_ENGINES", Path(sys.prefix) / "engines"), "bin", "python")
+    if not python.is_file():
+        pytest.skip(f"needs the environment {python.parent.parent}, which `make test` makes")
+    return python
 
 
 @pytest.fixture(autouse=True)

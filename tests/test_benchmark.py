@@ -1,11 +1,15 @@
 """`tfdeit benchmark`: who takes part, what is made of the times, and once everything."""
 
+import importlib.metadata
 import importlib.util
 import json
+import os
 import re
+import subprocess
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 import tfdeit
@@ -38,6 +42,9 @@ def test_who_cannot_take_part(monkeypatch):
     assert benchmark.absence("keras-hub", "float32") == "not installed: pip install keras-hub"
     assert benchmark.absence("onnxruntime", "float32") == "not installed: pip install onnxruntime onnx"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: {"transformers": "5.0.1"}.get(name, "1.0"))
+    assert benchmark.absence("transformers-tf", "float32") == "not installed: pip install 'transformers<5'"
+    assert benchmark.absence("transformers", "float32") is None
     assert benchmark.absence("onnxruntime", "bfloat16") == "has no bfloat16, only float32 and float16"
 
 
@@ -134,3 +141,17 @@ def test_everything(model_dir, tmp_path, capfd):
         assert row["peak_bytes"] is None or row["peak_bytes"] > 1e7
     with Image.open(tmp_path / "speed.png") as chart:
         assert chart.width > 500
+
+
+@pytest.mark.slow
+def test_tensorflow_classes_of_transformers_4(model_dir, engines_python):
+    """The classes that users come from give the same logits, in the environment that still has them."""
+    arguments = ["--model", model_dir, "--batch", 2, "--rounds", 1, "--against", "transformers-tf", "--json", "--quiet"]
+    command = [engines_python, "-m", "tfdeit.cli", "benchmark", *arguments]
+    done = subprocess.run(
+        list(map(str, command)), env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    ours, theirs = map(json.loads, done.stdout.splitlines())
+    assert (ours["contestant"], theirs["contestant"]) == ("tfdeit", "transformers-tf")
+    assert 0 < theirs["difference"] < 1e-4

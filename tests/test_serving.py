@@ -5,7 +5,6 @@ import csv
 import ctypes
 import io
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -518,15 +517,6 @@ def test_tfjs_node(exported, images, expected, tmp_path):
     assert outputs["status"] == ["ok"] * len(images) + ["not a JPEG, PNG, BMP or WebP image"]
     good = {name: np.array(values[:-1]) for name, values in outputs.items()}
     check({**good, "status": np.char.encode(good["status"])}, expected)
-
-
-@pytest.fixture(scope="session")
-def engines_python():
-    """Python of the environment with Apache Beam and KServe, where neither Keras' wrappers nor tfdeit are used."""
-    python = Path(os.environ.get("TFDEIT_ENGINES", Path(sys.prefix) / "engines"), "bin", "python")
-    if not python.is_file():
-        pytest.skip(f"needs Apache Beam and KServe in {python.parent.parent}, which `make test` makes")
-    return python
 
 
 @pytest.mark.slow

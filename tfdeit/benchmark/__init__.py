@@ -1,7 +1,11 @@
 """Speed and memory of a classifier beside other implementations. Here: who can take part; nothing heavy."""
 
+import importlib.metadata
 import importlib.util
+import shlex
 from typing import NamedTuple
+
+from packaging.requirements import Requirement
 
 from tfdeit.arguments import DTYPES
 from tfdeit.hints import did_you_mean
@@ -22,6 +26,7 @@ class Contestant(NamedTuple):
 
 
 _TORCH = {"torch": "torch", "transformers": "transformers"}
+_TF = {"tf_keras": "tf-keras", "transformers": "transformers<5"}
 _TIMM = {"torch": "torch", "torchvision": "torchvision", "timm": "timm"}
 _HUB, _OPENVINO = {"keras_hub": "keras-hub"}, {"openvino": "openvino", "onnx": "onnx"}
 CONTESTANTS = {
@@ -32,6 +37,8 @@ CONTESTANTS = {
     "tfdeit-savedmodel": Contestant("predict_pixels of what `tfdeit export` writes", {}),
     "transformers": Contestant("transformers in PyTorch, with fused attention (SDPA)", _TORCH),
     "transformers-compile": Contestant("the same under torch.compile", _TORCH),
+    "transformers-tf": Contestant("TensorFlow's classes of transformers 4, as a graph", _TF, ("float32",)),
+    "transformers-tf-jit": Contestant("the same compiled by XLA", _TF, ("float32",)),
     "timm": Contestant("timm in PyTorch", _TIMM),
     "keras-hub": Contestant("keras-hub as a graph; random weights", _HUB),
     "keras-hub-jit": Contestant("keras-hub compiled by XLA; random weights", _HUB),
@@ -55,9 +62,15 @@ def find(name: str) -> Contestant:
 def absence(name: str, dtype: str) -> str | None:
     """Returns why a contestant cannot take part, and what to do; None if it can."""
     row = find(name)
-    missing = [package for module, package in row.packages.items() if importlib.util.find_spec(module) is None]
+    missing = [package for module, package in row.packages.items() if not _installed(module, Requirement(package))]
     if missing:
-        return f"not installed: pip install {' '.join(missing)}"
+        return f"not installed: pip install {' '.join(map(shlex.quote, missing))}"
     if dtype not in row.dtypes:
         return f"has no {dtype}, only {' and '.join(row.dtypes)}"
     return None
+
+
+def _installed(module: str, package: Requirement) -> bool:
+    if importlib.util.find_spec(module) is None:
+        return False
+    return not package.specifier or package.specifier.contains(importlib.metadata.version(package.name))

@@ -177,13 +177,36 @@ def _exported(spec, variant="", *, format):
 
 
 def _transformers(spec, variant):
-    import torch
     import transformers
+
+    if variant.startswith("tf"):
+        return _transformers_tf(spec, jit=variant == "tf-jit")
+    import torch
 
     model = getattr(transformers, spec.values["architectures"][0]).from_pretrained(
         Path(spec.folder, "hf"), dtype=getattr(torch, spec.dtype), attn_implementation="sdpa"
     )
     return _pytorch(model, spec, variant, lambda outputs: outputs.logits)
+
+
+def _transformers_tf(spec, jit):
+    import tensorflow as tf
+    import transformers
+    from safetensors.numpy import load_file
+    from transformers import modeling_tf_pytorch_utils as files
+
+    folder = Path(spec.folder, "hf")
+    config = transformers.AutoConfig.from_pretrained(folder)
+    model = getattr(transformers, f"TF{config.architectures[0]}")(config)
+    # Its `from_pretrained` iterates over a `safe_open`, which cannot be.
+    files.load_pytorch_state_dict_in_tf2_model(model, load_file(folder / "model.safetensors"))
+    call = tf.function(lambda pixels: model(pixels, training=False).logits, jit_compile=jit, autograph=False)
+
+    def prepare(pixels):
+        tensor = tf.constant(pixels.transpose(0, 3, 1, 2))
+        return lambda: call(tensor).numpy()
+
+    return prepare
 
 
 def _timm(spec, variant):
