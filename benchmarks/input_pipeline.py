@@ -1,6 +1,6 @@
 """Speed of the input pipelines, from files to the values that a model takes, against transformers, PyTorch and timm.
 
-    python benchmarks/input_pipeline.py --images DIR [--repeat 8] [--rounds 5] [--threads 2]
+    python benchmarks/input_pipeline.py --images DIR [--repeat 24] [--rounds 5] [--threads 2]
 
 Prints one JSON line per contestant: images per second, the median over interleaved rounds; milliseconds of all cores
 per image, which say more where other programs run; and ratios within each task (above 1 is faster). Tasks:
@@ -176,8 +176,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     photos = Path(__file__).parent.parent / "examples" / "photos"
     parser.add_argument("--images", type=Path, default=photos, help="folder of JPEGs, searched through")
-    parser.add_argument("--repeat", type=int, default=8, help="times that each photo is read in a round")
-    parser.add_argument("--batch", type=int, default=25)
+    parser.add_argument("--repeat", type=int, default=24, help="times that each photo is read in a round")
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2, help="of ours, and workers of theirs")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()

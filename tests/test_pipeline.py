@@ -15,7 +15,7 @@ from PIL import Image
 
 from tfdeit.data import pipeline as pipelines
 from tfdeit.data.decoding import decode_crop
-from tfdeit.data.loading import Loading
+from tfdeit.data.loading import Loading, tensor_memory
 from tfdeit.data.order import Order
 from tfdeit.data.pipeline import eval_pipeline, train_pipeline
 from tfdeit.data.recipe import Recipe
@@ -247,6 +247,21 @@ def test_a_run_is_resumed_exactly(files):
     assert not np.array_equal(whole[0][0], whole[5][0])  # epochs have 5 steps
 
 
+def test_batches_that_are_kept_stay_as_they_are(files):
+    """Memory is used again, but not while somebody has it."""
+    pipeline = train_pipeline(files, 4, 16, PLAIN, mix=False)
+    kept = [batch["values"][0].numpy() for batch in pipeline.host(0, 30)]
+    for step, pixels in enumerate(kept):
+        (again,) = pipeline.host(step, 1)
+        assert np.array_equal(pixels, again["values"][0])
+    array = tensor_memory((3000, 1001), "float32")
+    address = array.ctypes.data
+    assert address % 64 == 0
+    assert tensor_memory((3000, 1000), "float32").ctypes.data != address
+    del array
+    assert tensor_memory((3000, 1001), "float32").ctypes.data == address
+
+
 @pytest.mark.slow
 def test_the_whole_recipe_is_resumed_exactly(files):
     """With every augmentation, mixing and repetition, on any number of threads; epochs go on without a seam."""
@@ -326,9 +341,10 @@ def test_nothing_to_read(tmp_path):
     source = Files([tmp_path / "missing.png"] * 4)
     with pytest.raises(tf.errors.InvalidArgumentError, match="no image of a batch"):
         next(iter(train_pipeline(source, 2, 16, PLAIN, loading=Loading(on_error="skip")).dataset()))
-    pipeline = eval_pipeline(source, 2, "vit", 16, loading=Loading(on_error="skip"))
-    assert list(pipeline.dataset()) == []
-    assert {failure.reason for failure in pipeline.failures} == {"No such file or directory"}
+    for resize_on in ("host", "device"):
+        pipeline = eval_pipeline(source, 2, "vit", 16, loading=Loading(on_error="skip", resize_on=resize_on))
+        assert list(pipeline.dataset()) == []
+        assert {failure.reason for failure in pipeline.failures} == {"No such file or directory"}
 
 
 def test_what_is_refused(files):

@@ -1,6 +1,8 @@
 """Samples in order, read and decoded in threads, as batches that can be resumed anywhere."""
 
 import atexit
+import collections
+import contextlib
 import dataclasses
 import functools
 import json
@@ -8,6 +10,7 @@ import math
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -83,12 +86,31 @@ class Failure:
     reason: str
 
 
+_unused: collections.deque[np.ndarray] = collections.deque(maxlen=8)
+
+
 def tensor_memory(shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Returns an array, not initialised, at a multiple of 64 bytes: TensorFlow takes it over without copying."""
+    """Returns an array, not initialised, at a multiple of 64 bytes: TensorFlow takes it over without copying.
+
+    Its memory is used again when the array is gone (views of it must not outlive it): fresh pages cost the kernel as
+    much as copying does.
+    """
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    memory = np.empty(size + 63, "uint8")
+    memory = _take_unused(size + 63)
     start = -memory.ctypes.data % 64
-    return memory[start : start + size].view(dtype).reshape(shape)
+    array = memory[start : start + size].view(dtype).reshape(shape)
+    weakref.finalize(array, _unused.append, memory).atexit = False
+    return array
+
+
+def _take_unused(size: int) -> np.ndarray:
+    for _ in range(len(_unused)):
+        with contextlib.suppress(IndexError):  # another thread took the last
+            memory = _unused.popleft()
+            if size <= memory.size <= 2 * size:
+                return memory
+            _unused.append(memory)
+    return np.empty(size, "uint8")
 
 
 class Batch:
