@@ -33,8 +33,8 @@ from tfdeit.training.run import Run, train
 # Name -> class of the config, and changes of the recipe.
 WAYS = {
     "labels alone": (ViTConfig, {}),
-    "soft": (ViTConfig, {"distillation": "soft", "distillation_alpha": 0.1, "distillation_tau": 3.0}),
-    "hard": (ViTConfig, {"distillation": "hard"}),
+    "soft": (ViTConfig, {"distillation": "soft", "distillation_alpha": 0.1, "distillation_tau": 3.0, "heads": "class"}),
+    "hard": (ViTConfig, {"distillation": "hard", "heads": "class"}),
     "hard, distillation token": (DeiTConfig, {"distillation": "hard"}),
 }
 

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tfdeit.images import Header, decode_image
 
-_MARGIN = 32  # pixels around a crop: the colour of a JPEG's pixel depends on its neighbours, 4 to a side at most
+_MARGIN = 8  # pixels around a crop: the colour of a JPEG's pixel depends on its neighbours, 4 to a side at most
 
 
 def is_plain_jpeg(header: Header) -> bool:

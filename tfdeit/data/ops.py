@@ -22,11 +22,11 @@ def lookup(image, table):
     """Replace levels by those of a table.
 
     Args:
-        image: (H, W, 3) uint8.
+        image: (..., 3) uint8.
         table: (256, 3), or (256,) for all channels, of any dtype.
 
     Returns:
-        (H, W, 3) of the table's dtype.
+        (..., 3) of the table's dtype.
     """
     index = tf.cast(image, tf.int32)
     if table.shape.rank == 1:

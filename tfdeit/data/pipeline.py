@@ -12,6 +12,7 @@ from tfdeit.data.augment import random_resized_crop_boxes
 from tfdeit.data.decoding import decode_crop
 from tfdeit.data.host_resizing import compiled_resize
 from tfdeit.data.loading import Loading, Mode, Pipeline, tensor_memory
+from tfdeit.data.ops import lookup
 from tfdeit.data.order import Order
 from tfdeit.data.recipe import RECIPES, Recipe, train_augmentation
 from tfdeit.data.resizing import Windows, plan_image, plan_window, resize
@@ -81,14 +82,14 @@ def eval_pipeline(
         batch.map(read)
         return (pixels,)
 
-    levels = processor.levels().ravel()
+    levels = processor.levels()
 
     @tf.function(autograph=False)
     def finish(batch):
         images, *taps = batch["values"]
         if on_device:
             images = resize(images, *taps)
-        return _look_up(images, levels), batch["labels"]
+        return lookup(images, levels), batch["labels"]
 
     return Pipeline(
         source, order or Order(seed=None), batch_size, Mode(load, signature, finish, endless=False), loading
@@ -160,8 +161,3 @@ def train_pipeline(
 
     mode = Mode(load, [tf.TensorSpec((*side, 3), tf.uint8)], finish, endless=True)
     return Pipeline(source, order or Order(), batch_size, mode, loading or Loading())
-
-
-@tf.function(autograph=False, jit_compile=True)  # ten times as fast as the gather alone
-def _look_up(images, levels):
-    return tf.gather(levels, tf.cast(images, tf.int32) * 3 + tf.range(3))
