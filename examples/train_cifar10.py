@@ -1,4 +1,4 @@
-"""Trains a micro DeiT, as the one that tfdeit embeds began: CIFAR-10, plain Keras `fit`, flip and crop, cosine schedule.
+"""Trains a micro DeiT, as the embedded one began: CIFAR-10, plain Keras `fit`, flip and crop, cosine schedule.
 
     python examples/train_cifar10.py --data cifar10-images.zip --out runs/deit_micro_cifar10
 

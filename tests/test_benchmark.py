@@ -110,11 +110,30 @@ def test_medians_and_ratios(monkeypatch, capsys):
     assert [row["split"] for row in rows] == [None, None, 2, 2]
     assert rows[1]["difference"] == pytest.approx(0.1)
 
-    about = {"random": False, "class": "TFViT", "parameters": 2e6, "macs": 5e5}
+    about = {"random": False, "class": "TFViT", "parameters": 2e6, "macs": 5e5, "backend": "jax"}
     benchmark_command.print_tables("name", about, rows)
     text = capsys.readouterr().out
     assert "bfloat16; the matrix product reaches 1 GFLOP/s" in text
     assert re.search(r"^tfdeit-predict +4 .* 0\.50 ", text, re.MULTILINE)
+
+
+def test_who_dies_is_out_and_the_others_go_on(monkeypatch):
+    class Mortal(Timed):
+        def ask(self, action, method=None, **order):
+            if self.speed == 0.1 and method == "turn" and self.turns == 2:
+                raise rounds.WorkerError("killed")
+            return super().ask(action, method, **order)
+
+    monkeypatch.setattr(Timed, "started", 0)
+    monkeypatch.setattr(rounds, "Worker", Mortal)
+    gone = []
+    plan = rounds.Plan(["tfdeit", "tfdeit-predict"], "", "float32", macs=500_000, batches=[1], rounds=3, seconds=1)
+    (row,) = rounds.measure(plan, lambda *failure: gone.append(failure), lambda count: None)
+    assert gone == [("tfdeit", "killed")]
+    assert row["contestant"] == "tfdeit-predict"
+    assert (row["ratio"], row["difference"], row["split"]) == (None, None, None)
+    assert "part" not in row
+    assert "-" in benchmark_command.cells(row)
 
 
 def test_bars_are_as_long_as_the_values():

@@ -111,12 +111,12 @@ def test_unreadable_images_are_named_and_the_rest_is_classified(model_dir, photo
         (photos / name).write_bytes(content)
     for name, size in (("dot.png", (1, 1)), ("line.png", (20000, 1)), ("column.png", (1, 20000))):
         Image.new("RGB", size, "red").save(photos / name)
-    done = run("predict", photos, photos / "missing.jpg", "--model", model_dir, "--json", status=1)
+    done = run("predict", photos, photos / "missing.jpg", photos / "*.tiff", "--model", model_dir, "--json", status=1)
     found = predictions(done)
     assert {Path(path).name for path in found} == {"a.jpg", "b.png", "c.WEBP", "dot.png", "line.png", "column.png"}
     errors = [line for line in done.stderr.splitlines() if "M parameters" not in line]
-    assert len(errors) == 4
-    for name in [*bad, "missing.jpg"]:
+    assert len(errors) == 5
+    for name in [*bad, "missing.jpg", "*.tiff"]:
         assert sum(str(photos / name) in line for line in errors) == 1, done.stderr
 
 

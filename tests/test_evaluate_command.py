@@ -240,6 +240,7 @@ def test_protocols_are_recognised():
     found = {name: matching_protocols(protocol_processor(name, 224), 224) for name in ("fb", "timm", "hf", "vit")}
     assert found == {"fb": ["fb", "mmpretrain"], "timm": ["timm"], "hf": ["hf"], "vit": ["vit"]}
     assert matching_protocols(tfdeit.DeiTImageProcessor(), 224) == ["hf"]
+    assert matching_protocols(tfdeit.ViTImageProcessor(), 224) == ["vit"]  # whose files say nothing of a crop
     assert matching_protocols(tfdeit.DeiTImageProcessor(size=300), 224) == []
 
 

@@ -188,6 +188,8 @@ def test_comparison_counts_the_worst_image():
         "relative_error": pytest.approx(12 / np.sqrt(200)),
         "top1_agreement": 0.5,
     }
+    one = compare(lambda x: expected[:, :1], lambda x: expected[:, :1] * 1.5, np.zeros((2, 1)))
+    assert one["relative_error"] == pytest.approx(0.5)  # of a regression, which has no mean of logits to compare with
     with pytest.raises(ValueError, match=r"Expected logits of shape \(2, 3\). Received: \(2, 2\)"):
         compare(lambda x: expected, lambda x: expected[:, :2], np.zeros((2, 1)))
 
@@ -249,6 +251,16 @@ def test_staging_keeps_versions_and_cleans_up(tmp_path):
     assert not staging.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert sorted(path.name for path in target.iterdir()) == ["1", "2", "README.md"]
     assert [path.name for path in target.parent.iterdir()] == ["model"]
+
+
+def test_staging_into_a_link_to_an_empty_directory(tmp_path):
+    """As into a mount point, which cannot be replaced either."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with staged(tmp_path / "link") as stage:
+        (stage / "graph").write_text("1")
+    assert (tmp_path / "link").is_symlink()
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["graph"]
 
 
 # ------------------------------------------------------------------------------------------------- what lies beside

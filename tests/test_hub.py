@@ -307,6 +307,12 @@ def test_backbones_by_name(hub, tmp_path, photos_dir):
         tfdeit.inference_model(model, photos_dir / "cat.png", tfdeit.ViTImageProcessor(size=32))
 
 
+def test_another_size_brings_its_processor(photos_dir):
+    model = tfdeit.get_model("deit_micro_cifar10", image_size=48)
+    assert model.image_processor.crop_size == {"height": 48, "width": 48}
+    assert tfdeit.inference_model(model, photos_dir / "cat.png")["pred_class"] in model.config.label2id
+
+
 @pytest.mark.parametrize(
     ("name", "expected", "size"),
     [

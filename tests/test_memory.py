@@ -1,3 +1,6 @@
+import io
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -57,6 +60,14 @@ def test_the_batch_that_fits(monkeypatch):
     assert memory.fitting_batch(config, 100) == 1
     monkeypatch.setattr(memory, "free_bytes", lambda: None)
     assert memory.fitting_batch(config, 100) == 100
+
+
+def test_pages_of_files_are_free(monkeypatch):
+    """A control group counts them as used, and drops them when memory is wanted."""
+    files = {"meminfo": "MemAvailable: 900 kB", "memory.max": "600000", "memory.current": "590000"}
+    files |= {"memory.stat": "anon 90000\ninactive_file 500000\nactive_file 5"}
+    monkeypatch.setattr(memory, "open", lambda path, encoding: io.StringIO(files[Path(path).name]), raising=False)
+    assert memory.free_bytes() == 510_000
 
 
 def test_bytes_of_an_image():

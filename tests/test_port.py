@@ -497,6 +497,21 @@ def test_a_name_and_other_wishes(tmp_path, row):
     assert not (tmp_path / "c/preprocessor_config.json").exists()  # protocols are of squares
 
 
+def test_the_processor_is_kept_with_its_size(tmp_path):
+    port("deit_micro_cifar10", tmp_path / "same")
+    assert (tmp_path / "same/preprocessor_config.json").exists()
+    port("deit_micro_cifar10", tmp_path / "larger", image_size=48)
+    assert not (tmp_path / "larger/preprocessor_config.json").exists()
+
+
+def test_a_backbone_keeps_its_pooler_beside_a_mask_token(tmp_path):
+    model = tfdeit.TFViTModel(our_model("ViTModel").config, use_mask_token=True)
+    model.save_pretrained(tmp_path / "a")
+    source = port(tmp_path / "a", tmp_path / "b")
+    assert source.unused == []
+    assert read_any(tmp_path / "a")[0].keys() == read_any(tmp_path / "b")[0].keys()
+
+
 def test_epsilon_is_of_the_file_where_the_row_does_not_say_it(tmp_path, row, monkeypatch):
     """The hub's copies of DeiT say 1e-12, Facebook's own files mean 1e-6."""
     monkeypatch.setitem(zoo.BY_NAME, row.name, dataclasses.replace(row, architecture=CONFIG))

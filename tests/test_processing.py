@@ -604,3 +604,9 @@ def test_resizing_what_is_kept_changes_no_bit(rng):
             partly += resize.call_args.kwargs.get("box", (0, 0, width, height)) != (0, 0, width, height)
             np.testing.assert_array_equal(found, _crop(np.asarray(image.resize(size[::-1], filter)), *window))
     assert partly > 100
+
+
+def test_the_error_of_one_image_keeps_its_cause():
+    with pytest.raises(ImageError, match="missing.png") as found:
+        DeiTImageProcessor()("missing.png")
+    assert isinstance(found.value.__cause__, FileNotFoundError)

@@ -1,6 +1,8 @@
 """Packed records: what is written, and how it is read."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -63,6 +65,16 @@ def test_broken_images(folder, tmp_path):
         str(path) for path in folder.rglob("*.*") if path not in broken
     }
     assert not (tmp_path / "packed.part").exists()
+
+
+def test_names_that_are_not_utf8(folder, tmp_path):
+    good, broken = (folder / "class0" / os.fsdecode(name) for name in (b"caf\xe9.png", b"bris\xe9.png"))
+    shutil.copy(folder / "class1/001.png", good)
+    broken.write_text("no image")
+    (line,) = pack(FolderSource(folder), tmp_path / "packed", on_error="skip")
+    assert line.startswith(str(broken))
+    assert (tmp_path / "packed/skipped.txt").read_bytes() == os.fsencode(line + "\n")
+    assert str(good) in {sample.name for sample in RecordSource(tmp_path / "packed")}
 
 
 def test_damage_is_found(folder, tmp_path):

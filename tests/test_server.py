@@ -195,6 +195,7 @@ def test_bad_requests(server, body, word):
         ("/v1/models/toy/versions/2", 404),
         ("/v1/models/toy/labels/canary", 400),
         ("/v1/models/toy/versions/99999999999999999999", 400),
+        (f"/v1/models/toy/versions/{'0' * 20}{'9' * 20}", 400),
         ("/v1/models/other/metadata", 404),
         ("/v1/models", 400),
         ("/v1/models/toy:predict", 400),
@@ -218,6 +219,7 @@ def test_wrong_addresses(server, path, status):
         ("/v1/models/toy:explain", 400),
         ("/v1/models/toy", 400),
         ("/V1/Models/toy/Versions/1:Predict", 200),
+        (f"/v1/models/toy/versions/{'0' * 5000}1:predict", 200),
         ("/v1/models/t%6Fy/labels/stable:predict", 200),
     ],
 )

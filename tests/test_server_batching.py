@@ -126,6 +126,27 @@ def test_clients_that_left_are_not_computed():
     assert function.calls == [1, 2]
 
 
+def test_a_queue_that_stays_full_lets_others_through():
+    """The rare request is answered while full batches of the other kind still wait."""
+    order = []
+
+    def function(inputs):
+        time.sleep(0.005)
+        order.append(len(inputs["x"]))
+        return inputs
+
+    async def scenario():
+        batcher = Batcher(4, 0.0, 1, lambda rows: None)
+        full = [asyncio.create_task(batcher.submit("full", function, {"x": np.ones(2)}, 2)) for _ in range(40)]
+        rare = asyncio.create_task(batcher.submit("rare", function, {"x": np.ones(1)}, 1))
+        more = [asyncio.create_task(batcher.submit("full", function, {"x": np.ones(2)}, 2)) for _ in range(40)]
+        await asyncio.gather(*full, rare, *more)
+        batcher.close()
+
+    asyncio.run(scenario())
+    assert 0 < order.index(1) < len(order) - 15
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_many_at_random(workers):
     rng = np.random.default_rng(0)

@@ -65,6 +65,7 @@ def test_what_cannot_be_served(base_path, tmp_path):
     assert "numbered directory" in fails(tmp_path)
     assert "pass its parent" in fails(base_path / "1")
     assert "--model-name" in fails(base_path, "--model-name", "a/b")
+    assert "pass another --host" in fails(base_path, "--host", "192.0.2.1")  # of documentation: nobody's
 
 
 @pytest.mark.slow

@@ -64,6 +64,8 @@ def test_zip_equals_its_folder(folder, tmp_path):
             # As zip64: what is larger than 4 GiB has the same fields.
             with archive.open(str(file.relative_to(folder)), "w", force_zip64=True) as member:
                 member.write(file.read_bytes() if file.is_file() else b"")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("__MACOSX/train/a/._1.png", b"of the Finder")
     check(open_source(path, "train"))
     assert open_source(path, "val").class_names == ["b"]
     with pytest.raises(ValueError, match="a split to be chosen"):
@@ -105,7 +107,7 @@ def test_list(folder, tmp_path, suffix, labels):
         lines = ["label,path", *(f'{row["label"]},"{row["path"]}"' for row in rows)]
     else:
         lines = map(json.dumps, rows)
-    path.write_text("\n".join(lines), encoding="utf-8")
+    path.write_text("\n".join(lines), encoding="utf-8-sig" if suffix == "csv" else "utf-8")  # as spreadsheets do
     check(ListSource(path, CLASSES))
     names = open_source(path).class_names
     assert names == (CLASSES if labels == "names" else ["0", "1", "2"])

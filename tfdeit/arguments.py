@@ -125,7 +125,7 @@ def version_label(text: str) -> tuple[str, int]:
 
 
 def natural(text: str, low: int = 0, high: float = math.inf) -> int:
-    """Parses an integer of at least 0."""
+    """Parses an integer from `low` to `high`."""
     value = int(text) if text.isdecimal() else -1
     if not low <= value <= high:
         bounds = f"of at least {low}" if high == math.inf else f"from {low} to {high}"

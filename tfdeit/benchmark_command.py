@@ -1,7 +1,6 @@
 """The command `benchmark`. Heavy imports are inside the functions: the arguments are parsed without them."""
 
 import argparse
-import os
 import tempfile
 from pathlib import Path
 
@@ -114,7 +113,7 @@ def print_tables(model: str, about: dict, rows: list[dict]):
     weights = ", random weights" if about["random"] else ""
     print(
         f"{model}: {about['class']}, {about['parameters'] / 1e6:.1f} M parameters, {about['macs'] / 1e9:.2f} GMACs an "
-        f"image{weights}; backend {os.environ.get('KERAS_BACKEND', 'tensorflow')}"
+        f"image{weights}; backend {about['backend']}"
     )
     columns = ("contestant", "batch", "ms", "images/s", "speed", "GFLOP/s", "of peak", "MB an image", "peak MB")
     for dtype in dict.fromkeys(row["dtype"] for row in rows):
@@ -139,7 +138,7 @@ def cells(row: dict) -> list[str]:
         f"{row['peak_share']:.0%}",
         *megabytes,
         f"{row['load_seconds']:.1f}",
-        "-" if row["contestant"].startswith("keras-hub") else f"{row['difference']:.0e}",
+        "-" if row["difference"] is None or row["contestant"].startswith("keras-hub") else f"{row['difference']:.0e}",
     ]
 
 

@@ -24,6 +24,7 @@ def run_predict(args: argparse.Namespace) -> int:
     paths, failed = find_images(args.paths)
     if not paths:
         return report_failures(failed or ["no images found"])
+    report_failures(failed)
     model, processor = load_classifier(args.model, args.protocol, args.dtype)
 
     import numpy as np

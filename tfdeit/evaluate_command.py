@@ -133,7 +133,7 @@ class Stopwatch:
 
 def matching_protocols(processor, image_size: int) -> list[str]:
     """Returns the published protocols that resize and crop as a processor does."""
-    own = processor.to_dict()
+    own = {"do_center_crop": False} | processor.to_dict()  # files of ViT leave it out
     return [name for name in PROTOCOLS if processor.with_protocol(name, image_size).to_dict() == own]
 
 
@@ -177,7 +177,7 @@ def write(folder: Path, report: dict, classes: list[dict], evaluation, failures:
         rows.writerow(["class", "answer", "images"])
         for row, column in sorted(pairs.tolist(), key=lambda pair: -confusion[tuple(pair)]):
             rows.writerow([labels[row], labels[column], confusion[row, column]])
-    with (folder / "failures.csv").open("w", encoding="utf-8", newline="") as file:
+    with (folder / "failures.csv").open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         csv.writer(file).writerows([("index", "name", "reason"), *failures])
 
     there = np.flatnonzero(confusion.sum(axis=1))

@@ -64,7 +64,7 @@ class Header(NamedTuple):
 
 
 def read_header(source: Any) -> Header:
-    """Read the header of an image file only; arguments and errors are those of `decode_image`."""
+    """Read the header of an image file only: a path, bytes or a file object; errors are those of `decode_image`."""
     try:
         with contextlib.ExitStack() as stack:
             image = _open_image(stack, source)
@@ -131,6 +131,11 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not an image in a format that Pillow reads"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def reason(error: Exception) -> str:
+    """What is wrong with an image that was read from bytes, without a name."""
+    return getattr(error, "strerror", None) or str(error).removeprefix("bytes: ")
 
 
 def flatten(images: Any) -> Iterator[Any]:

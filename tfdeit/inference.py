@@ -23,7 +23,7 @@ def get_model(name: str | os.PathLike[str], pretrained: bool = True, **options: 
 
     Returns:
         The model, a classifier, or a backbone where no classes were published. Its attribute `image_processor` is the
-        checkpoint's, or None.
+        checkpoint's, of Facebook's protocol for another `image_size`; or None.
 
     Raises:
         CheckpointError: if the weights cannot be had, or do not fit.
@@ -41,9 +41,11 @@ def get_model(name: str | os.PathLike[str], pretrained: bool = True, **options: 
     else:
         model = models.TFAutoModelForImageClassification.from_pretrained(directory, **options)
     try:
-        model.image_processor = AutoImageProcessor.from_pretrained(name)
+        processor = AutoImageProcessor.from_pretrained(name)
     except FileNotFoundError:
         model.image_processor = None
+    else:
+        model.image_processor = processor.for_size(model.config.image_hw[0]) if "image_size" in options else processor
     return model
 
 

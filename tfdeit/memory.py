@@ -22,7 +22,7 @@ def image_bytes(config: ViTConfig, dtype: str = "float32") -> int:
         dtype: of the activations: "float32", "bfloat16" or "float16".
     """
     pixels = 4 * config.num_channels * config.image_hw[0] * config.image_hw[1]
-    length, width = config.num_prefix_tokens + config.num_patches, config.hidden_size
+    length, width = config.num_tokens, config.hidden_size
     attention = 8 * length * width + 2 * config.num_attention_heads * length**2
     mlp = length * (3 * width + config.intermediate_size)
     return pixels + (4 if dtype == "float32" else 2) * max(attention, mlp)
@@ -38,7 +38,10 @@ def free_bytes() -> int | None:
             most = limit.read().strip()
         if most != "max":
             with open("/sys/fs/cgroup/memory.current", encoding="ascii") as used:
-                free.append(int(most) - int(used.read()))
+                taken = int(used.read())
+            with open("/sys/fs/cgroup/memory.stat", encoding="ascii") as stat:  # pages of files make room when asked
+                taken -= sum(int(line.split()[1]) for line in stat if line.startswith("inactive_file "))
+            free.append(int(most) - taken)
     except OSError:  # another system, or no such group
         pass
     return min(free, default=None)

@@ -118,7 +118,9 @@ class BaseImageProcessor(ProcessorConfig):
                 block = read_block(image, input_data_format, self.exif_orientation, self.do_convert_rgb)
                 blocks.append(self._process(block))
             except ImageError as error:
-                raise error if len(flat) == 1 else ImageError(f"images[{index}]: {error}") from error
+                if len(flat) == 1:
+                    raise
+                raise ImageError(f"images[{index}]: {error}") from error
         return BatchFeature(pixel_values=self._collect(blocks, return_tensors))
 
     def pixels(self, image) -> np.ndarray:

@@ -179,6 +179,11 @@ class ProcessorConfig:
         """
         return self.replace(**protocols.geometry(protocol, image_size))
 
+    def for_size(self, image_size: int):
+        """Itself if it makes squares of that side, else a copy that does, by Facebook's protocol."""
+        own = self.crop_size if self.do_center_crop else self.size
+        return self if own == {"height": image_size, "width": image_size} else self.with_protocol("fb", image_size)
+
     def geometry(self, height: int, width: int):
         """Where the pixels of an image go.
 

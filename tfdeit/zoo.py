@@ -34,7 +34,7 @@ class Accuracy(NamedTuple):
 
     top1: float
     top5: float
-    protocol: str  # of `tfdeit.processor_config`
+    protocol: str  # of `tfdeit.protocols`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -296,7 +296,7 @@ BY_NAME = {name: row for row in CHECKPOINTS for name in row.names}
 
 
 def list_models(pattern: str | None = None) -> list[str]:
-    """Returns the names of the rows that `pattern` matches, by name or alias; `*` and `?` are wildcards."""
+    """Returns the names of the rows that have a name, of those `find` knows, that `pattern` matches (`*`, `?`)."""
     return [row.name for row in CHECKPOINTS if pattern is None or fnmatch.filter(row.names, pattern)]
 
 

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import keras
+
 from tfdeit import zoo
 from tfdeit.benchmark.contestants import files
 from tfdeit.checkpoint.port import port
@@ -21,8 +23,9 @@ def prepare(model: str, folder: str, contestants: list[str], dtype: str) -> dict
         dtype: what they compute in.
 
     Returns:
-        What the model is: class, parameters, macs (of an image), whether its weights are random; and `failed`, the
-        reason for each contestant whose files cannot be written, as of a format that another backend has not.
+        The Keras backend; what the model is: class, parameters, macs (of an image), whether its weights are random; and
+        `failed`, the reason for each contestant whose files cannot be written, as of a format that another backend
+        has not.
 
     Raises:
         ValueError: if it is no classifier.
@@ -46,4 +49,5 @@ def prepare(model: str, folder: str, contestants: list[str], dtype: str) -> dict
         except Exception as error:  # of any library: the others are measured all the same
             failed |= {name: str(error) for name in contestants if files(name) == format}
     about = {"class": type(network).__name__, "parameters": network.count_params(), "macs": network.config.macs}
+    about |= {"backend": keras.backend.backend()}
     return {**about, "random": random, "failed": failed}

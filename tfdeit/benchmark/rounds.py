@@ -123,39 +123,47 @@ def measure(plan: Plan, failed: Callable[[str, str], None], advance: Callable[[i
     Returns:
         A row for each contestant and batch. `images_per_second` is the median of rounds; `ratio`, to the first
         contestant, is the median of the ratios within rounds; `peak_share` is of the best matrix product;
-        `difference` the largest of the logits of two images, from the first contestant.
+        `difference` the largest of the logits of two images, from the first contestant; both None without that one.
     """
     with workers() as start:
         loaded = _load(plan, start, failed)
         rows = {(name, batch): {"contestant": name, "batch": batch} for batch in plan.batches for name in loaded}
+
+        def ask(name, method, **order):
+            """Asks a contestant, which is out when it fails: None, then and ever after."""
+            if name not in loaded:
+                return None
+            try:
+                return loaded[name][0].ask("measure", method=method, **order)
+            except WorkerError as error:
+                failed(name, str(error))
+                del loaded[name]
+                return None
+
         for (name, batch), row in rows.items():
-            if name in loaded:
-                try:
-                    row.update(loaded[name][0].ask("measure", method="first", batch=batch))
-                except WorkerError as error:
-                    failed(name, str(error))
-                    del loaded[name]
-        rows = {key: row for key, row in rows.items() if key[0] in loaded}
+            row.update(ask(name, "first", batch=batch) or {})
         multiplier, peak = start(), 0.0
-        turn = {"action": "measure", "method": "turn", "seconds": plan.seconds}
         times: dict[tuple, list[float]] = {key: [] for key in rows}
         for _ in range(plan.rounds):
             peak = max(peak, multiplier.ask("matmul", dtype=plan.dtype, seconds=plan.seconds / 2)["flops"])
             for (name, batch), seconds in times.items():
-                seconds.append(loaded[name][0].ask(**turn, batch=batch)["seconds"])
+                if answer := ask(name, "turn", batch=batch, seconds=plan.seconds):
+                    seconds.append(answer["seconds"])
                 advance(1)
-        ends = {name: worker.ask("measure", method="end") for name, (worker, _) in loaded.items()}
+        ends = {name: ask(name, "end") for name in list(loaded)}
+    rows = {key: row for key, row in rows.items() if key[0] in loaded}
     logits = {key: np.array(row.pop("logits")) for key, row in rows.items()}
     for (name, batch), row in rows.items():
-        first, own = times.get((plan.contestants[0], batch)), times[name, batch]
-        reference = logits.get((plan.contestants[0], batch), logits[name, batch])
+        reference, own = (plan.contestants[0], batch), times[name, batch]
         rate = batch / statistics.median(own)
         row |= {"milliseconds": 1e3 * statistics.median(own), "images_per_second": rate}
         row |= {"gflops": 2e-9 * plan.macs * rate, "peak_share": 2 * plan.macs * rate / peak}
-        row["ratio"] = first and statistics.median(a / b for a, b in zip(first, own, strict=True))
         row |= {**ends[name], "load_seconds": loaded[name][1], "dtype": plan.dtype, "peak_gflops": 1e-9 * peak}
-        row["split"] = row.pop("part") if row["part"] < batch else None
-        row["difference"] = float(np.abs(logits[name, batch] - reference).max())
+        part, row["ratio"], row["difference"] = row.pop("part"), None, None
+        row["split"] = part if part < batch else None
+        if reference in rows:
+            row["ratio"] = statistics.median(a / b for a, b in zip(times[reference], own, strict=True))
+            row["difference"] = float(np.abs(logits[name, batch] - logits[reference]).max())
     return list(rows.values())
 
 

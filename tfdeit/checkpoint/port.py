@@ -103,11 +103,11 @@ def port(
 
 
 def _write_processor(source: Source, path: Path) -> None:
-    """Copies the source's preprocessor_config.json, or writes that of its row; leaves what is there."""
+    """Copies the source's preprocessor_config.json if the size is still that, or writes that of its row; keeps one."""
     config = source.config
     if path.exists():
         return
-    if (source.path / path.name).is_file():
+    if config.image_hw == source.stored.image_hw and (source.path / path.name).is_file():
         shutil.copyfile(source.path / path.name, path)
     elif source.row and config.image_hw[0] == config.image_hw[1]:
         values = preprocessor_config(source.row.protocol, config.image_hw[0])

@@ -104,7 +104,8 @@ def open_source(source: str | os.PathLike, name: str | None = None, **overrides)
     optional = {part for ours in rules for part in parts(ours) & OPTIONAL if set(rules[ours].names) & arrays.keys()}
     if optional & {"cls_classifier", "distillation_classifier"}:
         optional |= {"cls_classifier", "distillation_classifier"}
-    if optional - {"pooler"} and "pooler" in optional:  # hub files of classifiers may hold one that nothing uses
+    # Hub files of classifiers may hold a pooler that nothing uses.
+    if optional & (CLASSIFIERS | {"decoder"}) and "pooler" in optional:
         optional.remove("pooler")
         unused += [name for ours, rule in rules.items() if "pooler" in parts(ours) for name in rule.names]
     architecture = _architecture(config, optional)

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from tfdeit.data.order import Order
 from tfdeit.data.sources import Source
-from tfdeit.images import ImageError
+from tfdeit.images import ImageError, reason
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,8 +270,7 @@ class Pipeline:
     def fail(self, index: int, error: Exception):
         """Deals with an image that cannot be read, as `Loading.on_error` says."""
         name = self.source.name(index)
-        reason = getattr(error, "strerror", None) or str(error).removeprefix("bytes: ")
         if self.loading.on_error == "raise":
-            raise ImageError(f"{name}: {reason} (on_error='skip' leaves such images out)") from error
+            raise ImageError(f"{name}: {reason(error)} (on_error='skip' leaves such images out)") from error
         with self._lock:
-            self._failures[index] = Failure(index, name, reason)
+            self._failures[index] = Failure(index, name, reason(error))

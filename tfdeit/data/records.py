@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdeit.data.sources import Source
-from tfdeit.images import ImageError, decode_image
+from tfdeit.images import ImageError, decode_image, reason
 
 FORMAT = "tfdeit records 1"
 _HEADER = struct.Struct("<QI")  # length of the record, and its checksum; the record's own checksum (4 bytes) ends it
@@ -71,7 +71,7 @@ class RecordSource(Source):
     def name(self, index):
         """See `Source`."""
         try:
-            return self._example(index)["name"].bytes_list.value[0].decode()
+            return os.fsdecode(self._example(index)["name"].bytes_list.value[0])
         except OSError:
             return f"{self.folder}, record {index}"
 
@@ -127,7 +127,8 @@ def pack(
             advance(len(numbers))
     writer.close(source.class_names)
     if skipped:
-        (part / "skipped.txt").write_text("".join(f"{line}\n" for line in skipped), encoding="utf-8")
+        text = "".join(f"{line}\n" for line in skipped)
+        (part / "skipped.txt").write_text(text, encoding="utf-8", errors="surrogateescape")
     part.rename(output)
     return skipped
 
@@ -144,8 +145,7 @@ def _checked(source, number):
 
 def named(name: str, error: Exception) -> str:
     """What is wrong with an image: its name, and the reason."""
-    reason = getattr(error, "strerror", None) or str(error).removeprefix("bytes: ")
-    return f"{name}: {reason}"
+    return f"{name}: {reason(error)}"
 
 
 class _Writer:

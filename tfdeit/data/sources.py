@@ -124,6 +124,8 @@ class ZipSource(Source):
         found: dict[str, list] = {}
         for member in self.archive.infolist():
             parts = member.filename.split("/")
+            if parts[0] == "__MACOSX":  # what the Finder adds to each file, under its name
+                continue
             if parts[: len(start)] == start and len(parts) > len(start) + 1 and _is_image(member.filename):
                 found.setdefault(parts[len(start)], []).append((parts[len(start) + 1 :], member))
         classes = sorted(found)
@@ -291,7 +293,7 @@ def _walk_order(entry):
 
 def _read_list(path):
     """Yields (path, label) as strings."""
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets begin with a byte order mark
         rows = csv.DictReader(file) if path.suffix == ".csv" else _objects(file, path)
         for number, row in enumerate(rows, 2 if path.suffix == ".csv" else 1):
             values = row.get("path"), row.get("label")

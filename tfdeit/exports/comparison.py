@@ -56,8 +56,9 @@ def compare(ours: Run, exported: Run, pixel_values: np.ndarray) -> dict[str, flo
 
     Returns:
         max_difference: of any logit. relative_error: of the worst image, the root mean square of the differences
-        divided by that of the logits about their mean (a shift of all logits changes no probability); not a number
-        if an answer is none. top1_agreement: part of the images whose most probable class is the same.
+        divided by that of the logits about their mean (a shift of all logits changes no probability; about zero if
+        there is one only); not a number if an answer is none. top1_agreement: part of the images whose most probable
+        class is the same.
     """
     largest, worst, agreeing = 0.0, 0.0, 0
     for start in range(0, len(pixel_values), max(BATCHES)):
@@ -66,7 +67,7 @@ def compare(ours: Run, exported: Run, pixel_values: np.ndarray) -> dict[str, flo
         if received.shape != expected.shape:
             raise ValueError(f"Expected logits of shape {expected.shape}. Received: {received.shape}.")
         difference = received - expected
-        centred = expected - expected.mean(axis=-1, keepdims=True)
+        centred = expected - expected.mean(axis=-1, keepdims=True) if expected.shape[-1] > 1 else expected
         relative = np.linalg.norm(difference, axis=-1) / np.linalg.norm(centred, axis=-1)
         largest, worst = np.max([largest, np.abs(difference).max()]), np.max([worst, relative.max()])  # NaN stays
         agreeing += int(np.sum(received.argmax(-1) == expected.argmax(-1)))

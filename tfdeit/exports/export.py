@@ -139,18 +139,19 @@ def staged(directory: Path, versions: bool = False) -> Iterator[Path]:
             "Choose another, or remove it first."
         )
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".exporting-") as temporary:
+    existed = directory.is_dir()
+    # Inside one that exists: it may be a mount point or a link, which nothing can replace and nothing be moved to.
+    with tempfile.TemporaryDirectory(dir=directory if existed else directory.parent, prefix=".exporting-") as temporary:
         stage = Path(temporary, directory.name)
         stage.mkdir()
         yield stage
+        if not existed:
+            os.replace(stage, directory)
+            return
         if numbers:
             os.replace(stage / "1", directory / str(max(numbers) + 1))
-            for path in stage.iterdir():
-                os.replace(path, directory / path.name)
-            return
-        if directory.exists():
-            directory.rmdir()
-        os.replace(stage, directory)
+        for path in list(stage.iterdir()):
+            os.replace(path, directory / path.name)
 
 
 def _check_options(name: str, dtype: str, options: Mapping[str, Any]) -> None:

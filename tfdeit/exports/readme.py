@@ -127,7 +127,7 @@ def write_side_files(model: PretrainedModel, processor: BaseImageProcessor, dire
         name=directory.name,
         model_class=model_class,
         parameters=f"{model.count_params() / 1e6:.1f}",
-        dtype=dtype,
+        dtype="float16" if (name, dtype) == ("openvino", "bfloat16") else dtype,  # OpenVINO only computes in it
         height=height,
         width=width,
         classes=config.num_labels,

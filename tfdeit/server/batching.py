@@ -77,9 +77,11 @@ class Batcher:
         """Starts what is ready, as far as workers are idle, and sets the timer for what will be."""
         loop = asyncio.get_running_loop()
         while self._idle and self._queues:
-            key = min(self._queues, key=self._ready_at)
-            if self._ready_at(key) > loop.time():
+            ready = [key for key in self._queues if self._ready_at(key) <= loop.time()]
+            if not ready:
                 break
+            # The oldest request's, not a full one: while that stays full, the others would wait for ever.
+            key = min(ready, key=lambda key: self._queues[key][0].due)
             if batch := self._take(key):
                 self._idle -= 1
                 self._observe(sum(item.rows for item in batch))

@@ -94,7 +94,11 @@ class PredictionServicer(prediction_service_pb2_grpc.PredictionServiceServicer):
         servable = self._service.find(request.model_spec)
         signature = servable.find_signature(request.model_spec.signature_name)
         limit = self._service.limits.max_body
-        inputs = {name: read_tensor(name, proto, limit) for name, proto in request.inputs.items()}
+
+        def read():
+            return {name: read_tensor(name, proto, limit) for name, proto in request.inputs.items()}
+
+        inputs = await aside(request.ByteSize(), read)
         outputs = await self._service.predict(servable, signature, inputs, request.output_filter)
 
         def write():

@@ -198,7 +198,7 @@ def write_predict(outputs: Mapping[str, np.ndarray], by_row: bool) -> bytes:
     """Writes the answer to a predict request; a single output goes without its name."""
     if not by_row:
         values = {name: to_json(name, value) for name, value in outputs.items()}
-        return dump({"outputs": values if len(values) > 1 else next(iter(values.values()))})
+        return dump({"outputs": values if len(values) != 1 else next(iter(values.values()))})
     sizes = {value.shape[:1] for value in outputs.values()}
     if len(sizes) > 1 or () in sizes:
         shapes = {name: value.shape for name, value in outputs.items()}

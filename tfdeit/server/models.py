@@ -197,7 +197,7 @@ class Model:
         self.states[version] = VersionState("LOADING")
         try:
             servable = Servable(find_version(self.directory, version), version)
-        except (OSError, tf.errors.OpError, RuntimeError, ValueError, ServingError) as error:
+        except Exception as error:  # whatever is in the directory: this version's fault, the others go on
             self.states[version] = VersionState("END", str(error))
             if self.states[version] != before:
                 self._report(f"version {version} cannot be loaded: {error}")

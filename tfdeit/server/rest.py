@@ -137,6 +137,8 @@ def model_spec(match: re.Match) -> model_pb2.ModelSpec:
     """Returns the model, version and label of a URL."""
     name, version, label = match.group(1, 2, 3)
     spec = model_pb2.ModelSpec(name=unquote(name))
+    if version:
+        version = version.lstrip("0") or "0"  # of zeros there may be any number
     if version and int(version[:20]) >= 2**63:
         raise invalid(f"Expected a version below 2^63. Received: {version}")
     if version:

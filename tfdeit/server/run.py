@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import logging
 import os
 import signal
@@ -77,7 +78,10 @@ class Server:
                 raise ValueError(f"Expected SavedModels that can be loaded. Received {'; '.join(failed)}")
             on_failure.pop_all()
         # A handler is cancelled when its client leaves, and so is its place in a batch.
-        self._rest = web.AppRunner(build_app(self.service), access_log=None, handler_cancellation=True)
+        # `stop` waits before it closes: closing need not.
+        self._rest = web.AppRunner(
+            build_app(self.service), access_log=None, handler_cancellation=True, shutdown_timeout=0.1
+        )
         await self._rest.setup()
         self._site = web.SockSite(self._rest, listener)
         await self._site.start()
@@ -100,7 +104,7 @@ class Server:
         # Not before: gRPC cancels calls that have arrived and were not given to Python yet.
         await self._grpc.stop(None)
         await self._rest.cleanup()
-        self.service.batcher.close()
+        await asyncio.to_thread(self.service.batcher.close)  # meanwhile, a second signal is heard
 
     async def _drained(self):
         """Waits until there has been no request for a while.
@@ -138,7 +142,11 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         if listener:
             listener.close()
-        raise OSError(f"Expected port {port} of {host} to be free. {error.strerror}: pass another --port") from None
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            message = f"Expected an address of this machine. Received: {host}. {error.strerror}: pass another --host"
+        else:
+            message = f"Expected port {port} of {host} to be free. {error.strerror}: pass another --port"
+        raise OSError(message) from None
 
 
 async def serve(options: Options, limits: Limits, announce: Callable[[Server], None]):

@@ -214,10 +214,7 @@ def find_processor(name: str, recipe: TrainRecipe, config: ViTConfig) -> BaseIma
         processor = AutoImageProcessor.from_pretrained(name)
     except FileNotFoundError:
         return protocol_processor(wanted or "fb", size)
-    own = processor.crop_size if processor.do_center_crop else processor.size
-    if wanted or own != {"height": size, "width": size}:
-        processor = processor.with_protocol(wanted or "fb", size)
-    return processor
+    return processor.with_protocol(wanted, size) if wanted else processor.for_size(size)
 
 
 def make_pipelines(
