@@ -206,7 +206,7 @@ def test_the_embedded_checkpoint_knows_its_photos(photos_dir, tmp_path, capsys):
     [
         (["--data", "{}/none"], "Received: {}/none, not there"),
         (["--data", "{}/empty"], "Expected at least one image"),
-        (["--data", "{}/photos", "--split", "val"], "Expected a split out of ['Ant'"),
+        (["--data", "{}/photos", "--split", "val"], "Expected no split, for the folders"),
         (["--data", "{}/photos", "--model", "no_such_model"], "Received: 'no_such_model'"),
         (["--data", "{}/photos", "--model", "deit_micro_cifar10"], "2 of 6 classes that are none: 'Ant', 'Bee'"),
         (["--data", "{}/photos", "--resume"], "Expected --output with --resume"),

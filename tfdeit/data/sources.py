@@ -268,6 +268,8 @@ def open_source(path: str | os.PathLike, split: str | None = None) -> Source:
 
 
 def _check_split(path, split, inside):
+    if split is not None and inside and not SPLITS & set(inside):
+        raise ValueError(f"Expected no split, for the folders in {path} are classes. Received: split={split!r}")
     if split is not None and split not in inside:
         raise ValueError(f"Expected a split out of {inside} in {path}. Received: split={split!r}")
     if split is None and inside and set(inside) <= SPLITS:
