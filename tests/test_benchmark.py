@@ -16,6 +16,7 @@ import tfdeit
 from tfdeit import benchmark, benchmark_command
 from tfdeit.benchmark import rounds
 from tfdeit.benchmark.chart import bar_chart
+from tfdeit.benchmark.contestants import matmul
 from tfdeit.cli import main
 
 
@@ -115,6 +116,13 @@ def test_medians_and_ratios(monkeypatch, capsys):
     text = capsys.readouterr().out
     assert "bfloat16; the matrix product reaches 1 GFLOP/s" in text
     assert re.search(r"^tfdeit-predict +4 .* 0\.50 ", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_matrix_product_of_every_dtype(dtype):
+    product, operations = matmul(dtype)
+    assert np.asarray(product()).size == 1
+    assert operations == 2 * 2048**3
 
 
 def test_who_dies_is_out_and_the_others_go_on(monkeypatch):

@@ -81,7 +81,7 @@ def matmul(dtype: str) -> tuple[Callable[[], Any], float]:
         def product():
             return (ones @ ones)[:1, :1]
 
-    return lambda: keras.ops.convert_to_numpy(product()), 2 * size**3
+    return lambda: keras.ops.convert_to_numpy(keras.ops.cast(product(), "float32")), 2 * size**3
 
 
 def _accelerated() -> bool:
