@@ -187,10 +187,12 @@ def main():
     batch_size = min(arguments.batch, len(paths))
     medians = measure(*contestants(paths, arguments.threads, batch_size), arguments.rounds)
     for (task, name), (wall, processors) in medians.items():
-        line = {"benchmark": "input_pipeline", "task": task, "contestant": name, "images": len(paths)}
+        # Training takes full batches only.
+        images = len(paths) // batch_size * batch_size if task == "training" else len(paths)
+        line = {"benchmark": "input_pipeline", "task": task, "contestant": name, "images": images}
         line |= {
-            "images_per_second": round(len(paths) / wall, 1),
-            "cpu_ms_per_image": round(1e3 * processors / len(paths), 2),
+            "images_per_second": round(images / wall, 1),
+            "cpu_ms_per_image": round(1e3 * processors / images, 2),
         }
         for (other_task, peer), other in medians.items():
             if name == "tfdeit" and other_task == task and peer != name:

@@ -84,6 +84,11 @@ def test_one_output_goes_without_its_name(server):
     assert server.predict(body | {"inputs": pixels.tolist()}) == {"outputs": logits}
 
 
+def test_no_output(server):
+    answer = server.post("/v1/models/toy:predict", {"signature_name": "silent", "inputs": ["a"]})
+    assert answer == (200, {"outputs": {}})
+
+
 def test_several_inputs(server):
     rows = [{"a": 1, "b": 4.0}, {"a": 0.1, "b": 1}]
     answer = server.predict({"signature_name": "divide", "instances": rows})

@@ -180,7 +180,7 @@ class ProcessorConfig:
         return self.replace(**protocols.geometry(protocol, image_size))
 
     def for_size(self, image_size: int):
-        """Itself if it makes squares of that side, else a copy that does, by Facebook's protocol."""
+        """Itself if it makes squares of that side, in pixels; else a copy that does, by Facebook's protocol."""
         own = self.crop_size if self.do_center_crop else self.size
         return self if own == {"height": image_size, "width": image_size} else self.with_protocol("fb", image_size)
 
