@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,6 +114,15 @@ def test_broken_images_are_named_and_the_rest_is_evaluated(model_dir, photos, tm
     assert "2 of 24 images could not be read" in lines[2]
     with (tmp_path / "out" / "failures.csv").open() as file:
         assert [row["index"] for row in csv.DictReader(file)] == ["12", "16"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_broken_image_whose_name_is_not_utf8_is_named(model_dir, photos, tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")  # Latin-1
+    (photos / "Cat" / name).write_text("no image")
+    run("--model", model_dir, "--data", photos, "-o", tmp_path / "out", status=1)
+    with (tmp_path / "out" / "failures.csv").open(encoding="utf-8", errors="surrogateescape") as file:
+        assert [Path(row["name"]).name for row in csv.DictReader(file)] == [name]
 
 
 def test_an_interrupted_evaluation_goes_on(model_dir, photos, tmp_path, monkeypatch):

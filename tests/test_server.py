@@ -343,6 +343,32 @@ def test_new_version_is_served(tmp_path):
         assert server.post("/v1/models/toy/versions/1:predict", body)[0] == 200
 
 
+def test_a_version_whose_warm_up_fails_is_not_served(tmp_path):
+    toy_savedmodel.save(tmp_path / "1")
+    with running_server(tmp_path) as server:
+        toy_savedmodel.save(tmp_path / "new", offset=0.125)
+        (tmp_path / "new" / "assets.extra").mkdir()
+        warm_up = tmp_path / "new" / "assets.extra" / "tf_serving_warmup_requests"
+        warm_up.write_bytes(b"no records" * 10)
+        (tmp_path / "new").rename(tmp_path / "2")
+
+        def latest():
+            return server.get("/v1/models/toy")[1]["model_version_status"][0]
+
+        deadline = time.monotonic() + 30
+        while latest()["state"] != "END":
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert latest()["version"] == "2"
+        assert latest()["status"]["error_message"]
+        assert server.predict({"instances": ["a"]})["predictions"] == [SHORT]
+        (tmp_path / "2" / "assets.extra" / "tf_serving_warmup_requests").write_bytes(b"")  # mended
+        while latest()["state"] != "AVAILABLE":
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert server.predict({"instances": ["a"]})["predictions"][0]["probabilities"] == [0.875, 0.375]
+
+
 def test_what_cannot_be_loaded(tmp_path):
     with pytest.raises(ValueError, match="no such directory"):
         running_server(tmp_path / "nothing").__enter__()

@@ -146,6 +146,30 @@ def test_a_second_signal_ends_at_once(base_path):
 
 
 @pytest.mark.slow
+def test_what_is_not_finished_in_time_is_dropped(base_path):
+    """The batch that runs cannot be interrupted; a second signal ends it too."""
+    with serving(base_path, "--model-name", "toy", "--grace", 1) as (process, url):
+        body = json.dumps({"signature_name": "slow", "instances": [2_000_000]}).encode()
+
+        def ask():
+            with pytest.raises(OSError):
+                request(f"{url}/v1/models/toy:predict", body)
+
+        client = threading.Thread(target=ask)
+        client.start()
+        while in_flight(url) < 1:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        lines = iter(process.stderr.readline, "")
+        assert any("1 requests are dropped after 1 s" in line for line in lines)
+        client.join(10)
+        assert not client.is_alive()
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 128 + signal.SIGTERM
+
+
+@pytest.mark.slow
 def test_the_access_log_is_one_line_a_request(base_path):
     with serving(base_path) as (process, url):
         assert request(f"{url}/v1/models/toy:predict", b'{"instances": ["a"]}')[0] == 200

@@ -1,5 +1,7 @@
 """TensorFlow Serving's gRPC protocol, with the stubs of tensorflow-serving-api, on a toy SavedModel in this process."""
 
+import asyncio
+
 import numpy as np
 import pytest
 import running_server  # skips these tests if a library is missing
@@ -21,7 +23,8 @@ from tensorflow_serving.apis import (  # noqa: E402
     regression_pb2,
 )
 
-from tfdeit.server.service import Limits  # noqa: E402
+from tfdeit.server import grpc_front  # noqa: E402
+from tfdeit.server.service import LARGE, Limits  # noqa: E402
 
 LIMITS = Limits(batch_timeout=0.002, max_body=200_000, max_instances=16)
 
@@ -79,6 +82,25 @@ def test_predict(stub, spec):
     # What clients read that do not use tf.make_ndarray.
     assert list(response.outputs["probabilities"].float_val) == [0.75, 0.25, 0, 0]
     assert list(response.outputs["classes"].string_val) == [b"short", b"long", b"", b""]
+
+
+def test_large_messages_are_read_aside(stub, monkeypatch):
+    """In a thread of its own, so that the event loop goes on with the other requests."""
+    loops, read = [], grpc_front.read_tensor
+
+    def watched(*args):
+        try:
+            asyncio.get_running_loop()
+            loops.append(True)
+        except RuntimeError:
+            loops.append(False)
+        return read(*args)
+
+    monkeypatch.setattr(grpc_front, "read_tensor", watched)
+    for size in (1, LARGE):
+        response = stub.Predict(predict_request({"image_bytes": [b"x" * size]}, outputs=["status"]), timeout=30)
+        assert list(response.outputs["status"].string_val) == [b"ok"]
+    assert loops == [True, False]
 
 
 def test_output_filter(stub):

@@ -166,18 +166,22 @@ def write(folder: Path, report: dict, classes: list[dict], evaluation, failures:
 
     labels = {row["index"]: row["label"] for row in classes}
     (folder / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    with (folder / "classes.csv").open("w", encoding="utf-8", newline="") as file:
+
+    def create(name):
+        return (folder / name).open("w", encoding="utf-8", errors="surrogateescape", newline="")
+
+    with create("classes.csv") as file:
         writer = csv.DictWriter(file, classes[0])
         writer.writeheader()
         writer.writerows(classes)
     confusion = evaluation.confusion
     pairs = np.argwhere(confusion * (1 - np.eye(len(confusion), dtype=int)))
-    with (folder / "confusions.csv").open("w", encoding="utf-8", newline="") as file:
+    with create("confusions.csv") as file:
         rows = csv.writer(file)
         rows.writerow(["class", "answer", "images"])
         for row, column in sorted(pairs.tolist(), key=lambda pair: -confusion[tuple(pair)]):
             rows.writerow([labels[row], labels[column], confusion[row, column]])
-    with (folder / "failures.csv").open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with create("failures.csv") as file:
         csv.writer(file).writerows([("index", "name", "reason"), *failures])
 
     there = np.flatnonzero(confusion.sum(axis=1))

@@ -2,11 +2,11 @@
 
 import argparse
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from tfdeit.arguments import add_model, positive
 from tfdeit.commands import find_images, load_classifier, prefetched, prepare
 from tfdeit.exports import FORMATS, check_choice
+from tfdeit.labels import name_classes
 from tfdeit.terminal import Failure, progress, result, silenced_stderr, spinner, table
 
 CHECKED, CALIBRATED = 64, 300  # photos of a folder that are used at most
@@ -42,7 +42,7 @@ def run_export(args: argparse.Namespace) -> int:
     check_choice(args.format, args.dtype)
     model, processor = load_classifier(args.model, args.protocol)
     if args.labels:
-        model.config = model.config.replace(id2label=read_labels(args.labels, model.config.num_labels))
+        model.config = model.config.replace(id2label=name_classes(args.labels, model.config.num_labels))
     options = {"top_k": args.top_k} if args.top_k else {}
     if args.calibration:
         options["calibration"] = load_images(processor, args.calibration, CALIBRATED)
@@ -60,20 +60,6 @@ def run_export(args: argparse.Namespace) -> int:
     if failure:
         raise Failure(str(failure))
     return 0
-
-
-def read_labels(path: str, count: int) -> list[str]:
-    """Returns the lines of a file, one for each of `count` classes.
-
-    Raises:
-        ValueError: if there are more or fewer.
-    """
-    labels = Path(path).read_text(encoding="utf-8").splitlines()
-    if len(labels) != count:
-        raise ValueError(
-            f"Expected a label for each of {count} classes, a line each. Received: {len(labels)} in {path}."
-        )
-    return labels
 
 
 def load_images(processor, folder: str, limit: int):

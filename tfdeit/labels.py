@@ -1,5 +1,6 @@
 """The names of the classes that published checkpoints know, and those of a data set among them."""
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -18,6 +19,21 @@ def imagenet_classes() -> dict[str, str]:
 def imagenet_id2label() -> dict[int, str]:
     """Returns class index -> name, for `id2label` of a config."""
     return dict(enumerate(imagenet_classes().values()))
+
+
+def name_classes(labels: str | os.PathLike[str] | Sequence[str], count: int) -> list[str]:
+    """Returns the names of `count` classes: those given, or the lines of a text file.
+
+    Raises:
+        ValueError: if there are more or fewer.
+    """
+    where = ""
+    if isinstance(labels, (str, os.PathLike)):
+        where = f" in {labels}, a line each"
+        labels = Path(labels).read_text(encoding="utf-8").splitlines()
+    if len(labels) != count:
+        raise ValueError(f"Expected a label for each of {count} classes. Received: {len(labels)} labels{where}.")
+    return list(labels)
 
 
 def match_classes(names: Sequence[str], id2label: Mapping[int, str]) -> tuple[list[int], str | None]:

@@ -231,3 +231,15 @@ class TFAutoModelForImageClassification:
         if config.get("architectures") == ["DeiTForImageClassification"]:
             model_class = TFDeiTForImageClassification
         return model_class.from_pretrained(directory, **options)
+
+
+def check_exportable(model: PretrainedModel) -> None:
+    """Raises ValueError unless a model has a head with classes, and runs in TensorFlow."""
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "Expected Keras' TensorFlow backend, which exports are made from or compared with "
+            f"(KERAS_BACKEND=tensorflow). Received: {keras.backend.backend()}."
+        )
+    # A masked image model has a backbone too, but no head that classifies.
+    if not any(hasattr(model, head) for head in ("classifier", "cls_classifier")) or model.config.num_labels == 0:
+        raise ValueError(f"Expected a classifier with classes. Received: a {type(model).__name__} without.")

@@ -17,7 +17,7 @@ import numpy as np
 from tfdeit import backbone, models
 from tfdeit.checkpoint import CheckpointError
 from tfdeit.checkpoint.port import port
-from tfdeit.checkpoint.source import Source, sha256, weight_files
+from tfdeit.checkpoint.source import Source, checksums
 from tfdeit.config import ViTConfig
 
 TOLERANCE = 1e-4
@@ -76,8 +76,8 @@ def verify(source: Source, output: str | os.PathLike[str]) -> dict[str, Any]:
         "tolerance": TOLERANCE,
         "oracle": package,
         "images": list(shape),
-        "source": {"path": source.path.name, "format": source.format, "sha256": _checksums(source.path)},
-        "output": {"path": Path(output).name, "sha256": _checksums(Path(output))},
+        "source": {"path": source.path.name, "format": source.format, "sha256": checksums(source.path)},
+        "output": {"path": Path(output).name, "sha256": checksums(Path(output))},
         "versions": {name: importlib.metadata.version(name) for name in names},
         "backend": keras.backend.backend(),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
@@ -122,10 +122,6 @@ def table(report: Mapping[str, Any]) -> str:
 
 def _difference(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a - b).max())  # of two shapes it raises
-
-
-def _checksums(path: Path) -> dict[str, str]:
-    return {file.name: sha256(file) for file in weight_files(path)}
 
 
 def _own_answer(source: Source, output: Path, pixel_values: np.ndarray) -> Answer:

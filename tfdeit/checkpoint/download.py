@@ -70,6 +70,15 @@ def cache_folder() -> Path:
     return Path(os.environ.get("TFDEIT_CACHE") or Path.home() / ".cache" / "tfdeit").expanduser()
 
 
+def checksum(path: Path) -> str:
+    """Returns the sha256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:  # not mapped: the file may be already, and its pages would count twice
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def _by_hand(url: str, path: Path, reason: object) -> str:
     return (
         f"Expected to download {url}. Received: {reason}. Run again to go on where it stopped; without a network, put "
@@ -80,15 +89,12 @@ def _by_hand(url: str, path: Path, reason: object) -> str:
 def _check_hash(path: Path, sha256: str | None, url: str):
     if sha256 is None:
         return
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    if not digest.hexdigest().startswith(sha256):
+    received = checksum(path)
+    if not received.startswith(sha256):
         path.unlink()
         raise CheckpointError(
             f"Expected {url} to have a sha256 that begins with {sha256}. Received: "
-            f"{digest.hexdigest()[: len(sha256)]}; {path} was removed. Download it again; if that does not help, the "
+            f"{received[: len(sha256)]}; {path} was removed. Download it again; if that does not help, the "
             "file there is not the published one."
         )
 

@@ -17,7 +17,7 @@ from tfdeit.checkpoint.formats import FORMAT_OF, format_rules
 from tfdeit.checkpoint.hdf5 import write_hdf5
 from tfdeit.checkpoint.npz import write_npz
 from tfdeit.checkpoint.rules import Rule, from_keras
-from tfdeit.checkpoint.source import LazyArray, Source, open_source, sha256, weight_files
+from tfdeit.checkpoint.source import LazyArray, Source, checksums, open_source
 from tfdeit.checkpoint.torch_files import write_torch
 from tfdeit.checkpoint.writers import complete_file, write_directory, write_safetensors
 from tfdeit.hints import did_you_mean
@@ -164,6 +164,6 @@ def provenance(source: Source) -> dict[str, Any]:
     Names and checksums of the files, their format, our version; and of a published checkpoint its row: title, data,
     accuracy, licence, ...
     """
-    files = {file.name: sha256(file) for file in weight_files(source.path)}
+    files = checksums(source.path)
     note = {"files": files, "format": source.format, "tfdeit": __version__}
     return note | {"checkpoint": source.row.to_dict()} if source.row else note

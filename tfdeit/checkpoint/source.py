@@ -1,7 +1,6 @@
 """A checkpoint of any format, opened: its format, its config, and its variables under our names, read on demand."""
 
 import functools
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from tfdeit import zoo
 from tfdeit.checkpoint import Array, CheckpointError, listing
 from tfdeit.checkpoint.big_vision import read_tower
+from tfdeit.checkpoint.download import checksum
 from tfdeit.checkpoint.fit import (
     CLASSIFIERS,
     OPTIONAL,
@@ -193,13 +193,9 @@ def weight_files(path: Path) -> list[Path]:
     return []
 
 
-def sha256(path: Path) -> str:
-    """Returns the checksum of a file, in hexadecimal."""
-    checksum = hashlib.sha256()
-    with open(path, "rb") as file:  # not mapped: the file may be already, and its pages would count twice
-        while part := file.read(2**20):
-            checksum.update(part)
-    return checksum.hexdigest()
+def checksums(path: Path) -> dict[str, str]:
+    """Returns the sha256 of each file that holds weights of `path`, in hexadecimal, by the file's name."""
+    return {file.name: checksum(file) for file in weight_files(path)}
 
 
 def _check_size(path: Path, arrays: Mapping[str, Array]):

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 
 from tfdeit.backbone import PretrainedModel
 from tfdeit.exports import check_choice, implementation
 from tfdeit.exports.comparison import BATCHES, compare, generate_images, latency_ratio, reference, tolerance
 from tfdeit.exports.readme import write_side_files
+from tfdeit.models import check_exportable
 from tfdeit.processing import BaseImageProcessor
 
 
@@ -165,12 +165,6 @@ def _check_options(name: str, dtype: str, options: Mapping[str, Any]) -> None:
 
 
 def _check_model(model: PretrainedModel) -> None:
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            "Expected Keras' TensorFlow backend, which every export is compared with (KERAS_BACKEND=tensorflow). "
-            f"Received: {keras.backend.backend()}."
-        )
-    if not any(hasattr(model, head) for head in ("classifier", "cls_classifier")) or model.config.num_labels == 0:
-        raise ValueError(f"Expected a classifier with classes. Received: a {type(model).__name__} without.")
+    check_exportable(model)
     if model.dtype_policy.name != "float32":
         raise ValueError(f"Expected a model in float32, to compare with. Received: {model.dtype_policy.name}.")

@@ -127,7 +127,7 @@ class Servable:
         """Replays the recorded requests, so that the first client does not wait for memory and compilers."""
         if not path.exists():
             return
-        for record in tf.compat.v1.io.tf_record_iterator(str(path)):
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
             log = prediction_log_pb2.PredictionLog.FromString(record)
             if log.HasField("predict_log"):
                 request = log.predict_log.request

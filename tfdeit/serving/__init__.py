@@ -10,6 +10,8 @@ import keras
 import tensorflow as tf
 
 from tfdeit.backbone import PretrainedModel
+from tfdeit.labels import name_classes
+from tfdeit.models import check_exportable
 from tfdeit.processing import BaseImageProcessor
 from tfdeit.serving.preprocessing import GraphProcessor
 from tfdeit.serving.side_files import SIDE_FILES, write_side_files, write_warmup
@@ -46,8 +48,9 @@ def export_saved_model(
         OSError: if the directory cannot be written.
     """
     directory = Path(directory).resolve()
-    _check(model, directory)
-    classes = _read_labels(labels, model.config)
+    check_exportable(model)
+    _check_directory(directory)
+    classes = list(model.config.id2label.values()) if labels is None else name_classes(labels, model.config.num_labels)
     top_k = min(5, len(classes)) if top_k is None else top_k
     if not 1 <= top_k <= len(classes):
         raise ValueError(f"Expected top_k from 1 to the number of classes, {len(classes)}. Received: top_k={top_k}.")
@@ -73,16 +76,7 @@ def export_saved_model(
     return version
 
 
-def _check(model, directory):
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            f"Expected Keras' TensorFlow backend (KERAS_BACKEND=tensorflow). Received: {keras.backend.backend()}."
-        )
-    config = getattr(model, "config", None)
-    # A masked image model has a backbone too, but no head that classifies.
-    is_classifier = any(hasattr(model, head) for head in ("classifier", "cls_classifier"))
-    if not is_classifier or config.num_labels == 0:
-        raise ValueError(f"Expected a classifier with classes. Received: a {type(model).__name__} without.")
+def _check_directory(directory):
     if directory.is_dir():
         others = [path.name for path in directory.iterdir() if path.name not in SIDE_FILES and not _is_version(path)]
         if others:
@@ -98,17 +92,6 @@ def _is_version(path):
 
 def _versions(directory):
     return [int(path.name) for path in directory.iterdir() if _is_version(path)]
-
-
-def _read_labels(labels, config):
-    """The names of all classes, by index."""
-    if labels is None:
-        return [config.id2label[index] for index in range(config.num_labels)]
-    if isinstance(labels, (str, os.PathLike)):
-        labels = Path(labels).read_text(encoding="utf-8").splitlines()
-    if len(labels) != config.num_labels:
-        raise ValueError(f"Expected a label for each of {config.num_labels} classes. Received: {len(labels)} labels.")
-    return list(labels)
 
 
 def _converted(model, dtype):
