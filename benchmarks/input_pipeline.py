@@ -106,9 +106,13 @@ def random_box(height, width):
 
 def decode_only(paths, threads):
     files = tf.data.Dataset.from_tensor_slices(list(map(str, paths)))
-    return files.map(
-        lambda path: tf.io.decode_jpeg(tf.io.read_file(path), 3, dct_method="INTEGER_ACCURATE"), threads
-    ).prefetch(2)
+    options = tf.data.Options()
+    options.autotune.enabled = False  # as in ours: it can hold up the end
+    return (
+        files.map(lambda path: tf.io.decode_jpeg(tf.io.read_file(path), 3, dct_method="INTEGER_ACCURATE"), threads)
+        .prefetch(2)
+        .with_options(options)
+    )
 
 
 def exhaust(batches):

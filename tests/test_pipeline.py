@@ -55,6 +55,11 @@ def files(tmp_path, rng):
 # -------------------------------------------------------------------------------------------------- pixels
 
 
+def test_no_thread_tunes_what_is_fixed(files):
+    """It would hold up the end of a short data set, by up to its period."""
+    assert not eval_pipeline(files, 8, "hf", 32).dataset().options().autotune.enabled
+
+
 def normalised(image, mean, std):
     """ToTensor and Normalize of torchvision, channels last, in float32."""
     values = np.asarray(image, "float32") / np.float32(255)

@@ -232,7 +232,9 @@ class Pipeline:
         data = tf.data.Dataset.range(step, last).map(self._describe, num_parallel_calls=2, deterministic=True)
         if not self._mode.endless:
             data = data.filter(lambda batch: tf.size(batch["labels"]) > 0)
-        return data.prefetch(2)
+        options = tf.data.Options()
+        options.autotune.enabled = False  # nothing is left to it, and it can hold up the end by its period, seconds
+        return data.prefetch(2).with_options(options)
 
     def _describe(self, number):
         specs = [*self._mode.signature, *(tf.TensorSpec(shape, tf.int32) for shape in ((), (2,)))]
