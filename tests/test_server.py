@@ -5,7 +5,6 @@ import gzip
 import json
 import math
 import socket
-import time
 
 import numpy as np
 import pytest
@@ -311,76 +310,6 @@ def test_a_full_queue_refuses(base_path):
     with running_server(base_path, Limits(max_queue=0)) as server:
         assert "try again" in server.predict({"instances": ["a"]}, status=503)["error"]
         assert server.get("/healthz")[0] == 200
-
-
-def test_new_version_is_served(tmp_path):
-    toy_savedmodel.save(tmp_path / "1")
-    body = {"instances": ["a"]}
-    with running_server(tmp_path, labels={"old": 1}) as server:
-
-        def wait_for(version, state):
-            deadline = time.monotonic() + 30
-            while {row["version"]: row["state"] for row in versions()}.get(version) != state:
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
-
-        def versions():
-            return server.get("/v1/models/toy")[1]["model_version_status"]
-
-        (tmp_path / "2").mkdir()  # being written
-        wait_for("2", "END")
-        assert "saved_model.pb" in versions()[0]["status"]["error_message"]
-        assert server.predict(body)["predictions"] == [SHORT]
-        toy_savedmodel.save(tmp_path / "2", offset=0.125)
-        wait_for("2", "AVAILABLE")
-        assert server.predict(body)["predictions"][0]["probabilities"] == [0.875, 0.375]
-        assert server.post("/v1/models/toy/labels/old:predict", body)[1]["predictions"] == [SHORT]
-        toy_savedmodel.save(tmp_path / "0005", offset=0.25)
-        wait_for("5", "AVAILABLE")
-        wait_for("2", "END")
-        assert server.predict(body)["predictions"][0]["probabilities"] == [1.0, 0.5]
-        assert server.post("/v1/models/toy/versions/2:predict", body)[0] == 404
-        assert server.post("/v1/models/toy/versions/1:predict", body)[0] == 200
-
-
-def test_a_version_whose_warm_up_fails_is_not_served(tmp_path):
-    toy_savedmodel.save(tmp_path / "1")
-    with running_server(tmp_path) as server:
-        toy_savedmodel.save(tmp_path / "new", offset=0.125)
-        (tmp_path / "new" / "assets.extra").mkdir()
-        warm_up = tmp_path / "new" / "assets.extra" / "tf_serving_warmup_requests"
-        warm_up.write_bytes(b"no records" * 10)
-        (tmp_path / "new").rename(tmp_path / "2")
-
-        def latest():
-            return server.get("/v1/models/toy")[1]["model_version_status"][0]
-
-        deadline = time.monotonic() + 30
-        while latest()["state"] != "END":
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        assert latest()["version"] == "2"
-        assert latest()["status"]["error_message"]
-        assert server.predict({"instances": ["a"]})["predictions"] == [SHORT]
-        (tmp_path / "2" / "assets.extra" / "tf_serving_warmup_requests").write_bytes(b"")  # mended
-        while latest()["state"] != "AVAILABLE":
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        assert server.predict({"instances": ["a"]})["predictions"][0]["probabilities"] == [0.875, 0.375]
-
-
-def test_what_cannot_be_loaded(tmp_path):
-    with pytest.raises(ValueError, match="no such directory"):
-        running_server(tmp_path / "nothing").__enter__()
-    (tmp_path / "1").mkdir()
-    with pytest.raises(ValueError, match=r"1/saved_model\.pb"):
-        running_server(tmp_path).__enter__()
-    (tmp_path / "1" / "saved_model.pb").write_bytes(b"no model")
-    with pytest.raises(ValueError, match="version 1"):
-        running_server(tmp_path).__enter__()
-    toy_savedmodel.save(tmp_path / "2")
-    with pytest.raises(ValueError, match="version 9"):
-        running_server(tmp_path, labels={"old": 9}).__enter__()
 
 
 def test_page_is_closed_to_the_outside(server):
