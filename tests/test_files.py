@@ -1,34 +1,22 @@
-"""Files: directories of transformers in and out, exactly; what does not fit is refused whole."""
+"""Files: directories of transformers in and out, exactly; what is asked for on the way; and where they are found."""
 
 import importlib.resources
 import json
 import os
 import re
-import stat
 import subprocess
 import sys
-import warnings
 
 import keras
 import numpy as np
 import pytest
-import safetensors
 import safetensors.numpy
+from checkpoints import MICRO, read_tensors
 
 import tfdeit
-from tfdeit.checkpoint import CheckpointError, writers
+from tfdeit.checkpoint import CheckpointError
 from tfdeit.checkpoint.files import find_directory, named_variables
 
-MICRO = {
-    "hidden_size": 32,
-    "num_hidden_layers": 1,  # building a model takes most of the time here
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "image_size": 32,
-    "patch_size": 8,
-    "encoder_stride": 8,
-    "num_labels": 5,
-}
 CLASSES = {
     "ViT": ["ViTModel", "ViTForImageClassification", "ViTForMaskedImageModeling"],
     "DeiT": [
@@ -46,21 +34,6 @@ def ours(class_name):
     return getattr(tfdeit, f"TF{class_name}")
 
 
-def read_tensors(directory):
-    return safetensors.numpy.load_file(directory / "model.safetensors")
-
-
-def rewrite_tensors(directory, change):
-    tensors = read_tensors(directory)
-    change(tensors)
-    safetensors.numpy.save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-
-
-def rewrite_config(directory, **changes):
-    values = json.loads((directory / "config.json").read_text())
-    (directory / "config.json").write_text(json.dumps(values | changes))
-
-
 def values(model):
     return {name: v.numpy() for name, v in named_variables(model).items()}
 
@@ -70,23 +43,6 @@ def assert_equal_weights(a, b, but=()):
     assert a.keys() == b.keys()
     for name in a.keys() - set(but):
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
-
-
-@pytest.fixture(scope="module")
-def model():
-    """A classifier of ours, all of it random; not to be changed."""
-    model = tfdeit.TFDeiTForImageClassification(tfdeit.DeiTConfig(**MICRO))
-    rng = np.random.default_rng(0)
-    for variable in model.weights:
-        variable.assign(rng.normal(size=variable.shape))
-    return model
-
-
-@pytest.fixture
-def saved(model, tmp_path):
-    """The model, and a directory it is saved in."""
-    model.save_pretrained(tmp_path / "saved")
-    return model, tmp_path / "saved"
 
 
 # Against transformers.
@@ -286,122 +242,6 @@ def test_other_backends_load_and_save_the_same(saved, tmp_path, backend):
         np.testing.assert_array_equal(tensor, expected[name].astype(tensor.dtype))
 
 
-# Checkpoints that do not fit.
-
-
-@pytest.fixture
-def no_assignment(monkeypatch):
-    """Makes any assignment to a variable fail the test."""
-
-    def assign(self, value):
-        raise AssertionError(f"{self.path} was assigned")
-
-    monkeypatch.setattr(keras.Variable, "assign", assign)
-
-
-def test_no_assignment_is_a_live_check(saved, no_assignment):
-    with pytest.raises(AssertionError, match="was assigned"):
-        tfdeit.TFDeiTForImageClassification.from_pretrained(saved[1])
-
-
-def test_all_that_does_not_fit_is_in_one_error(saved, no_assignment):
-    def spoil(tensors):
-        del tensors["deit.layernorm.weight"]
-        del tensors["deit.encoder.layer.0.attention.attention.key.bias"]
-        tensors["deit.encoder.layer.1.output.dense.bias"] = np.zeros(32, "float32")
-        tensors["layernorm.bias"] = np.zeros(32, "float32")
-        tensors["classifier.scale"] = np.zeros(5, "float32")
-        tensors["deit.embeddings.cls_token"] = np.zeros((1, 2, 32), "float32")
-        tensors["classifier.weight"] = np.zeros((7, 32), "float32")
-        tensors["deit.layernorm.bias"] = np.zeros(32, "int64")
-
-    rewrite_tensors(saved[1], spoil)
-    with pytest.raises(CheckpointError) as caught:
-        tfdeit.TFDeiTForImageClassification.from_pretrained(saved[1])
-    assert str(caught.value).splitlines()[1:-1] == [
-        "  missing: deit.encoder.layer.0.attention.attention.key.bias, deit.layernorm.weight",
-        "  unexpected: classifier.scale, deit.encoder.layer.1.output.dense.bias, layernorm.bias",
-        "  misshapen: classifier.weight (7x32 instead of 5x32), deit.embeddings.cls_token (1x2x32 instead of 1x1x32)",
-        "  not floating-point: deit.layernorm.bias",
-    ]
-
-
-def test_long_reports_are_cut(saved, no_assignment):
-    rewrite_tensors(saved[1], lambda tensors: tensors.update({f"x{i:03}": np.zeros(1) for i in range(300)}))
-    with pytest.raises(CheckpointError, match=r"unexpected: x000, x001, .*, x019 and 280 more\n"):
-        tfdeit.TFDeiTForImageClassification.from_pretrained(saved[1])
-
-
-@pytest.mark.parametrize("change", [{"num_hidden_layers": 0}, {"num_hidden_layers": 2}, {"hidden_size": 16}])
-def test_config_that_is_not_the_weights(saved, no_assignment, change):
-    rewrite_config(saved[1], **change)
-    with pytest.raises(CheckpointError, match="Nothing was loaded"):
-        tfdeit.TFDeiTForImageClassification.from_pretrained(saved[1])
-
-
-def test_positions_of_another_size_need_to_be_asked_for(saved, no_assignment):
-    rewrite_config(saved[1], image_size=64)
-    with pytest.raises(CheckpointError, match=r"position_embeddings \(1x18x32 instead of 1x66x32\)"):
-        tfdeit.TFDeiTForImageClassification.from_pretrained(saved[1])
-
-
-def test_other_number_of_labels_in_the_config_of_the_file(saved, no_assignment):
-    rewrite_config(saved[1], id2label={"0": "a"}, label2id={"a": 0})
-    with pytest.raises(CheckpointError, match=r"classifier\.weight \(5x32 instead of 1x32\).*\n.*pass num_labels"):
-        tfdeit.TFDeiTForImageClassification.from_pretrained(saved[1])
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_that_are_not_finite(saved, value):
-    rewrite_tensors(saved[1], lambda tensors: tensors["deit.layernorm.bias"].put(3, value))
-    with pytest.raises(CheckpointError, match=r"Expected finite values of deit\.layernorm\.bias"):
-        tfdeit.TFDeiTForImageClassification.from_pretrained(saved[1])
-
-
-def test_weights_beyond_float16(saved, tmp_path):
-    rewrite_tensors(saved[1], lambda tensors: tensors["deit.layernorm.bias"].put(3, 1e5))
-    with pytest.raises(CheckpointError, match=r"layernorm\.bias.* in float16"):
-        tfdeit.TFDeiTForImageClassification.from_pretrained(saved[1], dtype="float16")
-    model = tfdeit.TFDeiTForImageClassification.from_pretrained(saved[1])
-    with pytest.raises(CheckpointError, match=r"layernorm\.bias in float16"):
-        model.save_pretrained(tmp_path / "half", dtype="float16")
-    assert not (tmp_path / "half").exists()
-
-
-def test_model_of_the_other_type(saved, tmp_path):
-    with pytest.raises(CheckpointError, match="Expected model_type 'vit'.*'deit'. Use TFDeiTForImageClassification"):
-        tfdeit.TFViTForImageClassification.from_pretrained(saved[1])
-    rewrite_config(saved[1], model_type="bert", architectures=["BertModel"])
-    with pytest.raises(CheckpointError, match="'bert'. Only models of type vit and deit"):
-        tfdeit.TFDeiTForImageClassification.from_pretrained(saved[1])
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "Expected a JSON object"),
-        ("[1]", "Expected a JSON object"),
-        ('{"hidden_size": 0}', r"config\.json: Expected hidden_size"),
-        ('{"architectures": 3, "model_type": ["vit"]}', "Expected model_type 'deit'"),
-    ],
-)
-def test_faulty_config(saved, text, message):
-    (saved[1] / "config.json").write_text(text)
-    with pytest.raises(CheckpointError, match=message):
-        tfdeit.TFDeiTForImageClassification.from_pretrained(saved[1])
-
-
-def test_directory_without_config(saved):
-    (saved[1] / "config.json").unlink()
-    with pytest.raises(CheckpointError, match=r"Expected a config\.json in .* Received: model\.safetensors"):
-        tfdeit.TFDeiTForImageClassification.from_pretrained(saved[1])
-
-
-def test_unknown_override(saved):
-    with pytest.raises(ValueError, match="Did you mean 'num_labels'"):
-        tfdeit.TFDeiTForImageClassification.from_pretrained(saved[1], num_label=3)
-
-
 # Sources.
 
 
@@ -421,64 +261,3 @@ def test_source_that_is_no_directory(saved):
         find_directory("deit_smal_patch16_224")
     with pytest.raises(CheckpointError, match="Received: the file .*; pass its directory"):
         find_directory(saved[1] / "model.safetensors")
-
-
-# Saving.
-
-
-def test_saved_files(saved):
-    directory = saved[1]
-    assert sorted(file.name for file in directory.iterdir()) == ["config.json", "model.safetensors"]
-    modes = {stat.S_IMODE(file.stat().st_mode) for file in directory.iterdir()}
-    assert len(modes) == 1  # whoever may read the config may read the weights
-    with safetensors.safe_open(directory / "model.safetensors", "numpy") as file:
-        assert file.metadata() == {"format": "pt"}
-    config = json.loads((directory / "config.json").read_text())
-    assert config["architectures"] == ["DeiTForImageClassification"]
-    assert config["model_type"] == "deit"
-    assert config["dtype"] == "float32"
-
-
-def test_unknown_fields_of_the_config_survive(saved, tmp_path):
-    rewrite_config(saved[1], torch_dtype="float16", custom={"a": 1})
-    tfdeit.TFDeiTForImageClassification.from_pretrained(saved[1]).save_pretrained(tmp_path / "again")
-    config = json.loads((tmp_path / "again" / "config.json").read_text())
-    assert config["custom"] == {"a": 1}
-    assert config["dtype"] == "float32"
-    assert "torch_dtype" not in config
-
-
-def test_crash_while_saving_keeps_the_old_files(saved, monkeypatch):
-    model, directory = saved
-    before = {file.name: file.read_bytes() for file in directory.iterdir()}
-    other = tfdeit.TFDeiTForImageClassification(model.config)
-
-    def crash(path, tensors, metadata, advance):
-        path.write_bytes(b"half a file")
-        raise OSError("disk full")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(writers, "write_safetensors", crash)
-        with pytest.raises(OSError, match="disk full"):
-            other.save_pretrained(directory)
-    assert {file.name: file.read_bytes() for file in directory.iterdir()} == before
-    other.save_pretrained(directory)
-    assert (directory / "model.safetensors").read_bytes() != before["model.safetensors"]
-
-
-def test_saving_to_a_file(saved):
-    with pytest.raises(CheckpointError, match="Expected a directory to save to"):
-        saved[0].save_pretrained(saved[1] / "config.json")
-
-
-def test_loading_what_fits_warns_of_nothing(saved):
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        tfdeit.TFDeiTForImageClassification.from_pretrained(saved[1])
-    assert [warning for warning in caught if warning.category is UserWarning] == []
-
-
-def test_saving_as_integers(saved, tmp_path):
-    with pytest.raises(ValueError, match="Expected dtype to be float32, float16 or bfloat16"):
-        saved[0].save_pretrained(tmp_path / "integers", dtype="int8")
-    assert not (tmp_path / "integers").exists()

@@ -1,41 +1,27 @@
 """Processors, host and device, against transformers and against Pillow code written as torchvision and timm do."""
 
-import io
-import json
-import math
 import os
 import subprocess
 import sys
-import threading
 from unittest import mock
 
 import keras
 import numpy as np
 import pytest
 from PIL import Image
+from pillow_pixels import IMAGENET, protocol_reference, reference
 
 from tfdeit import processing
 from tfdeit.images import ImageError
 from tfdeit.processing import (
-    AutoFeatureExtractor,
-    AutoImageProcessor,
-    BatchFeature,
-    DeiTFeatureExtractor,
     DeiTImageProcessor,
     DeiTImageProcessorFast,
-    ViTFeatureExtractor,
     ViTImageProcessor,
     ViTImageProcessorFast,
     protocol_processor,
 )
-from tfdeit.protocols import IMAGENET_MEAN, IMAGENET_STD
 
-IMAGENET = {"image_mean": list(IMAGENET_MEAN), "image_std": list(IMAGENET_STD)}
-
-
-@pytest.fixture(scope="session")
-def transformers():
-    return pytest.importorskip("transformers", reason="transformers is the reference")
+# ------------------------------------------------------------------------------------- all photos, bit for bit
 
 
 @pytest.fixture(scope="session")
@@ -46,16 +32,6 @@ def photos(shared_images):
         with Image.open(path) as image:
             images.append(image.convert("RGB"))
     return images
-
-
-def reference(transformers, kind, images, options, **call):
-    """pixel_values of transformers' Pillow processor, channels last."""
-    processor = getattr(transformers, f"{kind}ImageProcessorPil")(**options)
-    values = processor(images, **call)["pixel_values"]
-    return np.stack([np.asarray(value).transpose(1, 2, 0) for value in values])
-
-
-# ------------------------------------------------------------------------------------- all photos, bit for bit
 
 
 @pytest.mark.parametrize(
@@ -97,25 +73,6 @@ def test_matrix_products_on_the_device(photos):
         assert (values != expected).mean() < share
 
 
-def protocol_reference(image, protocol, size):
-    """The protocols from the definitions of torchvision's Resize and CenterCrop, timm and mmpretrain."""
-    width, height = image.size
-    if protocol == "mmpretrain" and size == 384:
-        image = image.resize((384, 384), Image.Resampling.BICUBIC)
-    else:
-        shorts = {("fb", 224): 256, ("fb", 384): 438, ("mmpretrain", 224): 256, ("deit3", 224): 224}
-        short = shorts.get((protocol, size))
-        short = short or math.floor(size / (0.9 if size == 224 else 1.0))
-        if width < height:
-            image = image.resize((short, int(short * height / width)), Image.Resampling.BICUBIC)
-        else:
-            image = image.resize((int(short * width / height), short), Image.Resampling.BICUBIC)
-        left, top = (round((side - size) / 2.0) for side in image.size)
-        image = image.crop((left, top, left + size, top + size))
-    pixels = (np.asarray(image).astype("float64") * (1 / 255)).astype("float32")
-    return (pixels - np.array(IMAGENET_MEAN, "float32")) / np.array(IMAGENET_STD, "float32")
-
-
 @pytest.mark.parametrize(
     ("protocol", "size", "step"),
     [
@@ -138,13 +95,6 @@ def test_protocols(photos, protocol, size, step):
 
 
 # ------------------------------------------------------------------------------------------- every parameter
-
-
-@pytest.fixture
-def small(rng):
-    """Five smooth images of odd sizes, as PIL."""
-    sizes = [(61, 47), (30, 90), (41, 41), (7, 5), (100, 64)]
-    return [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype="uint8")) for size in sizes]
 
 
 CASES = [
@@ -262,308 +212,6 @@ def test_results_that_would_not_fit_are_refused():
             processor([thin[:, :1], thin])
 
 
-# ------------------------------------------------------------------------------------ inputs, outputs, errors
-
-
-def test_inputs_and_batching(small, tmp_path):
-    processor = DeiTImageProcessor(size=32, crop_size=24)
-    path = tmp_path / "image.png"
-    small[0].save(path)
-    forms = [small[0], np.asarray(small[0]), path, str(path), path.read_bytes(), io.BytesIO(path.read_bytes())]
-    forms += [keras.ops.convert_to_tensor(np.asarray(small[0])), [[small[0]]]]
-    one = processor(small[0]).pixel_values
-    assert one.shape == (1, 24, 24, 3)
-    for form in forms:
-        assert np.array_equal(processor(form).pixel_values, one)
-    assert np.array_equal(processor.preprocess(forms).pixel_values, np.repeat(one, len(forms), axis=0))
-    batch = np.stack([np.asarray(small[2])] * 3)
-    for cls in (DeiTImageProcessor, DeiTImageProcessorFast):
-        assert cls(size=32, crop_size=24)(batch, return_tensors="np").pixel_values.shape == (3, 24, 24, 3)
-
-
-@pytest.mark.parametrize("cls", [DeiTImageProcessor, DeiTImageProcessorFast])
-def test_exif_orientation_of_files(small, cls):
-    exif = Image.Exif()
-    exif[0x0112] = 3  # upside down
-    stream = io.BytesIO()
-    small[0].save(stream, "PNG", exif=exif)
-    processor, plain = cls(exif_orientation=True), cls()
-    turned = small[0].transpose(Image.Transpose.ROTATE_180)
-    for image, seen in [(processor(stream.getvalue()), turned), (plain(stream.getvalue()), small[0])]:
-        assert np.array_equal(image.pixel_values, plain(seen).pixel_values)
-
-
-def test_batch_feature_and_tensors(small):
-    inputs = DeiTImageProcessor(size=32, crop_size=24)(images=small, return_tensors="np")
-    assert isinstance(inputs, BatchFeature)
-    assert list(inputs) == ["pixel_values"]
-    assert inputs.pixel_values is inputs["pixel_values"]
-    with pytest.raises(AttributeError, match="labels"):
-        _ = inputs.labels
-    for cls in (DeiTImageProcessor, DeiTImageProcessorFast):
-        values = cls(size=32, crop_size=24)(small, return_tensors="tf").pixel_values
-        assert type(values).__module__.startswith("tensorflow")
-        assert np.array_equal(values.numpy(), inputs.pixel_values)
-
-
-@pytest.mark.parametrize("cls", [ViTImageProcessor, ViTImageProcessorFast])
-def test_results_of_different_sizes(small, cls):
-    processor = cls(size={"shortest_edge": 30})
-    values = processor(small).pixel_values
-    host = ViTImageProcessor(size={"shortest_edge": 30})(small).pixel_values
-    assert [tuple(value.shape) for value in values] == [(38, 30, 3), (30, 90, 3), (30, 30, 3), (42, 30, 3), (46, 30, 3)]
-    assert all(np.array_equal(keras.ops.convert_to_numpy(a), b) for a, b in zip(values, host, strict=True))
-    with pytest.raises(ValueError, match=r"all to come out with one size.*\(30, 90\)"):
-        processor(small, return_tensors="np")
-
-
-def test_number_of_compilations_does_not_grow_with_the_number_of_sizes(rng):
-    processor = ViTImageProcessorFast(size={"shortest_edge": 20})
-    before = processing._compiled.cache_info().currsize
-    for width in range(40, 72):
-        processor(rng.integers(0, 256, (41, width, 3), dtype="uint8"))
-    assert processing._compiled.cache_info().currsize - before <= 6
-
-
-@pytest.mark.parametrize("cls", [DeiTImageProcessor, DeiTImageProcessorFast])
-def test_several_threads_at_once(small, cls):
-    processor = cls(size=32, crop_size=24)
-    expected = processor(small, return_tensors="np").pixel_values
-    results = [None] * 6
-
-    def work(i):
-        results[i] = [processor(small, return_tensors="np").pixel_values for _ in range(3)]
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert all(np.array_equal(values, expected) for result in results for values in result)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            {"size": {"height": 224}},
-            r"Expected size to be .*keys \{height, width\} or .*Received: size=\{'height': 224\}",
-        ),
-        ({"size": {"longest_edge": 224}}, "Expected size to be"),
-        ({"size": 0}, "Expected size to be a positive integer"),
-        ({"size": {"height": -1, "width": 5}}, "Expected size to be a positive integer"),
-        ({"size": (224, 224, 3)}, "Expected size to be"),
-        ({"size": "224"}, "Expected size to be"),
-        ({"crop_size": {"shortest_edge": 224}}, r"Expected crop_size to be .*keys \{height, width\}\. Received"),
-        ({"resample": 9}, r"Expected resample to be Pillow's number of a filter, .*3: 'bicubic'.*resample=9"),
-        ({"resample": "bicubic"}, "Expected resample to be"),
-        (
-            {"image_std": [0.2, 0.0, 0.2]},
-            r"Expected image_std to be three positive numbers. Received: image_std=\[0\.2",
-        ),
-        ({"image_mean": [0.5, 0.5]}, "Expected image_mean to be three finite numbers"),
-        ({"image_mean": [0.5, 0.5, float("nan")]}, "Expected image_mean to be three finite numbers"),
-        ({"image_mean": "abc"}, "Expected image_mean to be three finite numbers"),
-        ({"rescale_factor": 0}, "Expected rescale_factor to be a positive number"),
-        ({"do_resize": "yes"}, "Expected do_resize to be True or False. Received: do_resize='yes'"),
-        ({"crop_rounding": "ceil"}, "Expected crop_rounding to be 'floor' or 'round'"),
-        ({"exact": 1}, "Expected exact to be True or False"),
-        ({"pass_order": "vertical"}, "Expected pass_order to be 'horizontal' or 'pillow13'"),
-    ],
-    ids=str,
-)
-def test_wrong_values(options, message):
-    with pytest.raises(ValueError, match=message):
-        DeiTImageProcessorFast(**options)
-    with pytest.raises(ValueError, match=message):
-        DeiTImageProcessorFast()(np.zeros((9, 9, 3), "uint8"), **options)
-    processor = DeiTImageProcessorFast()
-    for name, value in options.items():
-        with pytest.raises(ValueError, match=message):
-            setattr(processor, name, value)
-
-
-def test_misspelt_names():
-    with pytest.raises(TypeError, match="DeiTImageProcessor has no parameter 'do_resise'. Did you mean 'do_resize'?"):
-        DeiTImageProcessor(do_resise=False)
-    with pytest.raises(TypeError, match="has no parameter 'image_meen'. Did you mean 'image_mean'?"):
-        DeiTImageProcessor()(np.zeros((9, 9, 3)), image_meen=0.5)
-    with pytest.raises(TypeError, match="has no parameter 'xyz'. Known: do_convert_rgb, "):
-        DeiTImageProcessor().xyz = 3
-
-
-def test_wrong_calls(small):
-    processor = DeiTImageProcessor()
-    with pytest.raises(ValueError, match=r"Expected data_format='channels_last'.*transpose.*'channels_first'"):
-        processor(small, data_format="channels_first")
-    with pytest.raises(
-        ValueError, match=r"Expected return_tensors to be None, 'np', or.*Received: return_tensors='pt'"
-    ):
-        processor(small, return_tensors="pt")
-    with pytest.raises(ValueError, match=r"Expected crop_size to be given with do_center_crop=True"):
-        ViTImageProcessor(do_center_crop=True)(small)
-    for wrong in (
-        np.full((9, 9, 3), -1.0),
-        np.full((9, 9, 3), 256),
-        np.full((9, 9, 3), 1.5),
-        np.full((9, 9, 3), np.nan),
-    ):
-        with pytest.raises(ImageError, match=r"whole numbers in \[0, 255\] or fractions in \[0, 1\]"):
-            processor(wrong)
-    with pytest.raises(ImageError, match=r"uint8 pixels for DeiTImageProcessorFast; use DeiTImageProcessor .*float32"):
-        DeiTImageProcessorFast()(np.zeros((9, 9, 3), "float32"))
-    with pytest.raises(ImageError, match=r"images\[1\]: bytes: the file is empty"):
-        processor([small[0], b""])
-    with pytest.raises(ValueError, match=r"Expected at least one image.*Received: 0 images"):
-        processor([])
-    with pytest.raises(ValueError, match=r"out of \['deit3', 'fb', 'hf', 'mmpretrain', 'timm', 'vit'\]"):
-        protocol_processor("keras", 224)
-
-
-def test_overrides_and_attributes_stay_local(small):
-    processor = DeiTImageProcessor(size=32)
-    processor(small, size=48, crop_size=8)
-    assert processor.size == {"height": 32, "width": 32}
-    processor.size["height"] = 5
-    assert DeiTImageProcessor().size == {"height": 256, "width": 256}
-    assert DeiTImageProcessor(size=None, image_mean=None).size == {"height": 256, "width": 256}
-    assert repr(processor).startswith("DeiTImageProcessor(do_resize=True, size={'height': 5, 'width': 32}, resample=3,")
-
-
-# ---------------------------------------------------------------------------------------------------- protocols
-
-
-@pytest.mark.parametrize(
-    ("protocol", "image_size", "size", "crop"),
-    [
-        ("fb", 224, {"shortest_edge": 256}, 224),
-        ("fb", 384, {"shortest_edge": 438}, 384),
-        ("timm", 224, {"shortest_edge": 248}, 224),
-        ("timm", 384, {"shortest_edge": 384}, 384),
-        ("hf", 224, {"height": 256, "width": 256}, 224),
-        ("hf", 384, {"height": 438, "width": 438}, 384),
-        ("mmpretrain", 224, {"shortest_edge": 256}, 224),
-        ("mmpretrain", 384, {"height": 384, "width": 384}, None),
-        ("vit", 224, {"height": 224, "width": 224}, None),
-        ("vit", 384, {"height": 384, "width": 384}, None),
-        ("deit3", 224, {"shortest_edge": 224}, 224),
-        ("deit3", 384, {"shortest_edge": 384}, 384),
-        ("timm", 32, {"shortest_edge": 35}, 32),
-        ("fb", 32, {"shortest_edge": 36}, 32),
-    ],
-)
-def test_protocol_table(protocol, image_size, size, crop):
-    processor = protocol_processor(protocol, image_size)
-    assert processor.size == size
-    assert processor.do_center_crop == (crop is not None)
-    assert crop is None or processor.crop_size == {"height": crop, "width": crop}
-    assert processor.resample == (2 if protocol == "vit" else 3)
-    assert processor.image_mean == ([0.5] * 3 if protocol == "vit" else list(IMAGENET_MEAN))
-    assert processor.crop_rounding == ("floor" if protocol in ("hf", "vit") or crop is None else "round")
-    own = DeiTImageProcessorFast(image_mean=[0.1, 0.2, 0.3], crop_rounding="round").with_protocol(protocol, image_size)
-    assert type(own) is DeiTImageProcessorFast
-    assert own.image_mean == [0.1, 0.2, 0.3]
-    assert own.geometry(300, 400) == processor.geometry(300, 400)
-
-
-# -------------------------------------------------------------------------------------------------------- files
-
-
-@pytest.mark.parametrize("kind", ["DeiT", "ViT"])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {**IMAGENET, "size": {"shortest_edge": 40}, "crop_size": 30, "do_center_crop": True, "resample": 1},
-        {"do_resize": False, "do_rescale": False, "do_normalize": False, "rescale_factor": 0.5, "do_convert_rgb": True},
-    ],
-    ids=str,
-)
-def test_round_trip_with_transformers(transformers, tmp_path, small, kind, options):
-    theirs_class = getattr(transformers, f"{kind}ImageProcessorPil")
-    ours_class = getattr(processing, f"{kind}ImageProcessor")
-    ours, theirs = ours_class(**options), theirs_class(**options)
-    ours.save_pretrained(tmp_path / "ours")
-    theirs.save_pretrained(tmp_path / "theirs")
-    reloaded = transformers.AutoImageProcessor.from_pretrained(tmp_path / "ours")
-    assert type(reloaded) is theirs_class
-    assert reloaded.to_dict() == theirs.to_dict()
-    for path in (tmp_path / "ours", tmp_path / "theirs", tmp_path / "theirs" / "preprocessor_config.json"):
-        loaded = AutoImageProcessor.from_pretrained(path)
-        assert type(loaded) is ours_class
-        known = {key: value for key, value in loaded.to_dict().items() if key not in loaded.extra}
-        assert known == ours.to_dict()
-        assert np.array_equal(loaded(small[:1]).pixel_values, reference(transformers, kind, small[:1], options))
-
-
-def test_unknown_entries_and_own_fields_survive(tmp_path):
-    processor = DeiTImageProcessorFast.from_dict({"size": 99, "some_future_key": [1], "processor_class": "X"})
-    assert processor.extra == {"some_future_key": [1], "processor_class": "X"}
-    processor.replace(crop_rounding="round", exact=False, exif_orientation=True).save_pretrained(
-        tmp_path / "new" / "dir"
-    )
-    stored = json.loads((tmp_path / "new" / "dir" / "preprocessor_config.json").read_text())
-    assert stored["image_processor_type"] == "DeiTImageProcessor"
-    assert stored["some_future_key"] == [1]
-    assert (stored["crop_rounding"], stored["exact"], stored["exif_orientation"]) == ("round", False, True)
-    assert not {"crop_rounding", "exact", "exif_orientation", "pass_order"} & set(processor.to_dict())
-    again = DeiTImageProcessorFast.from_pretrained(tmp_path / "new" / "dir", size=50)
-    assert (again.size, again.crop_rounding, again.exact) == ({"height": 50, "width": 50}, "round", False)
-    with pytest.raises(TypeError, match="Did you mean 'resample'"):
-        DeiTImageProcessor.from_pretrained(tmp_path / "new" / "dir", resampel=3)
-
-
-def test_legacy_file_of_the_hub(tmp_path, transformers, small):
-    """The content of facebook/deit-base-distilled-patch16-224's file, from before sizes were dictionaries."""
-    config = {
-        "crop_size": 224,
-        "do_center_crop": True,
-        "do_normalize": True,
-        "do_resize": True,
-        "resample": 3,
-        "size": 256,
-    }
-    config = {**config, **IMAGENET, "feature_extractor_type": "DeiTFeatureExtractor"}
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
-    processor = AutoFeatureExtractor.from_pretrained(tmp_path)
-    assert type(processor) is DeiTFeatureExtractor is DeiTImageProcessor
-    assert np.array_equal(processor(small).pixel_values, reference(transformers, "DeiT", small, IMAGENET))
-    assert type(AutoImageProcessor.from_pretrained(tmp_path, use_fast=True)) is DeiTImageProcessorFast
-    assert AutoImageProcessor.from_pretrained(tmp_path, do_resize=False).do_resize is False
-
-
-@pytest.mark.parametrize("suffix", ["ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor"])
-def test_auto_understands_every_name(tmp_path, suffix):
-    path = tmp_path / "preprocessor_config.json"
-    path.write_text(json.dumps({"image_processor_type": f"ViT{suffix}"}))
-    assert type(AutoImageProcessor.from_pretrained(path)) is ViTFeatureExtractor is ViTImageProcessor
-
-
-def test_auto_without_a_name(tmp_path):
-    (tmp_path / "preprocessor_config.json").write_text('{"size": 99}')
-    with pytest.raises(ValueError, match=r"of DeiT or ViT. Received: 'None'"):
-        AutoImageProcessor.from_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
-    assert type(AutoImageProcessor.from_pretrained(tmp_path)) is ViTImageProcessor
-    (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "CLIPImageProcessor"}')
-    with pytest.raises(ValueError, match=r"Received: 'CLIPImageProcessor'.*ViTImageProcessor.from_pretrained"):
-        AutoImageProcessor.from_pretrained(tmp_path)
-
-
-def test_broken_files(tmp_path):
-    with pytest.raises(ValueError, match="Expected the directory of a checkpoint.*Received: .*absent"):
-        DeiTImageProcessor.from_pretrained(tmp_path / "absent")
-    path = tmp_path / "preprocessor_config.json"
-    for text, message in [
-        ("{", "Expected a JSON object in .*preprocessor_config.json"),
-        ("[]", "Received: a list"),
-        ('{"size": -1}', "size=-1"),
-    ]:
-        path.write_text(text)
-        with pytest.raises(ValueError, match=message):
-            DeiTImageProcessor.from_pretrained(tmp_path)
-
-
 # --------------------------------------------------------------------------------------------- other backends
 
 
@@ -604,9 +252,3 @@ def test_resizing_what_is_kept_changes_no_bit(rng):
             partly += resize.call_args.kwargs.get("box", (0, 0, width, height)) != (0, 0, width, height)
             np.testing.assert_array_equal(found, _crop(np.asarray(image.resize(size[::-1], filter)), *window))
     assert partly > 100
-
-
-def test_the_error_of_one_image_keeps_its_cause():
-    with pytest.raises(ImageError, match="missing.png") as found:
-        DeiTImageProcessor()("missing.png")
-    assert isinstance(found.value.__cause__, FileNotFoundError)
