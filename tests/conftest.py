@@ -146,3 +146,40 @@ def micro(tmp_path_factory):
     model.save_pretrained(folder)
     tfdeit.DeiTImageProcessor(size=36, crop_size=32).save_pretrained(folder)
     return model, {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+# Exports.
+
+
+@pytest.fixture(scope="session")
+def embedded():
+    """The checkpoint that comes with the package, and its processor."""
+    import tfdeit
+
+    name = "deit_micro_cifar10"
+    return (
+        tfdeit.TFAutoModelForImageClassification.from_pretrained(name),
+        tfdeit.AutoImageProcessor.from_pretrained(name),
+    )
+
+
+@pytest.fixture(scope="session")
+def exported(embedded, tmp_path_factory):
+    """Version 1 of the embedded checkpoint."""
+    from tfdeit.serving import export_saved_model
+
+    return export_saved_model(*embedded, tmp_path_factory.mktemp("models") / "micro")
+
+
+@pytest.fixture(scope="session")
+def images(photos_dir):
+    """The bytes of each photo."""
+    return [path.read_bytes() for path in sorted(photos_dir.glob("*.*")) if path.suffix != ".md"]
+
+
+@pytest.fixture(scope="session")
+def expected(embedded, images):
+    """Class indices (B, 5) and probabilities (B, 5), from the library."""
+    from served import answers
+
+    return answers(*embedded, images)

@@ -1,6 +1,6 @@
 """Published architectures at full size: the original with random weights -> its file -> ported -> ours; and back.
 
-Hugging Face's directories are in test_parity.py, DeiT III's options in test_deit3.py, and the corners of every format in
+Hugging Face's directories are in test_parity.py, DeiT III's options in test_deit3.py, the corners of every format in
 test_port*.py.
 """
 
