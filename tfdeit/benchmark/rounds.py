@@ -69,7 +69,9 @@ class Worker:
 
     def close(self):
         """Ends the process."""
-        self._process.kill()
+        self._process.terminate()
+        if CAN_STOP:
+            self._process.send_signal(signal.SIGCONT)
         self._process.communicate()
         self._errors.close()
 
