@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import sizes
 from references import OVERRIDES, TIMM, random_tensors, torch_shapes
 from safetensors.numpy import load_file, save_file
 
@@ -22,16 +23,7 @@ CONFIG = {
     "encoder_stride": 4,
     "num_labels": 5,
 }
-MICRO = {
-    "hidden_size": 32,
-    "num_hidden_layers": 1,  # building a model takes most of the time here
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "image_size": 32,
-    "patch_size": 8,
-    "encoder_stride": 8,
-    "num_labels": 5,
-}
+MICRO = sizes.MICRO | {"num_hidden_layers": 1}  # building a model takes most of the time here
 TINY = "facebook/deit-tiny-distilled-patch16-224"
 
 

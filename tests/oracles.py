@@ -27,16 +27,6 @@ TINY = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
 SMALL = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
 BASE = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
-MICRO = {
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "image_size": 32,
-    "patch_size": 8,
-    "encoder_stride": 8,
-    "num_labels": 5,
-}
 
 
 class Absent:

@@ -3,21 +3,14 @@
 import subprocess
 
 import numpy as np
+import sizes
 from conftest import ROOT
 
 import tfdeit
 from tfdeit.commands import softmax
 from tfdeit.processing import DeiTImageProcessor
 
-MICRO = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "image_size": 32,
-    "patch_size": 8,
-    "num_labels": 7,
-}
+MICRO = sizes.MICRO | {"num_hidden_layers": 2, "num_labels": 7}
 PROCESSOR = DeiTImageProcessor(size={"shortest_edge": 36}, crop_size=32)
 
 

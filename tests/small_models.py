@@ -1,19 +1,10 @@
 """Every class of models, so small that a test builds it in no time."""
 
 import pytest
+from sizes import MICRO
 
 import tfdeit
 
-MICRO = {
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "image_size": 32,
-    "patch_size": 8,
-    "encoder_stride": 8,
-    "num_labels": 5,
-}
 CLASSES = [
     tfdeit.TFViTModel,
     tfdeit.TFDeiTModel,

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from oracles import MICRO, answer, random_model, saved, torch
+from oracles import answer, random_model, saved, torch
+from sizes import MICRO
 
 
 @pytest.fixture(scope="module")

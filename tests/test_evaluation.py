@@ -5,8 +5,9 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from oracles import MICRO, TINY, answer, import_timm, random_model, saved, torch, transformers
+from oracles import TINY, answer, import_timm, random_model, saved, torch, transformers
 from PIL import Image
+from sizes import MICRO
 
 import tfdeit
 from tfdeit.data.loading import Loading

@@ -8,8 +8,9 @@ import keras
 import numpy as np
 import pytest
 from conftest import ROOT
-from oracles import MICRO, TINY, answer, random_model, saved, torch
+from oracles import TINY, answer, random_model, saved, torch
 from PIL import Image
+from sizes import MICRO
 
 import tfdeit
 from tfdeit.data.masks import block_masks

@@ -11,7 +11,6 @@ import safetensors.numpy
 from oracles import (
     BASE,
     LARGE,
-    MICRO,
     SMALL,
     TINY,
     answer,
@@ -26,6 +25,7 @@ from oracles import (
 from PIL import Image
 from references import random_tensors, torch_shapes
 from safetensors.numpy import save_file
+from sizes import MICRO
 
 import tfdeit
 from tfdeit.checkpoint.port import port

@@ -123,19 +123,25 @@ def in_flight(url):
     return float(re.search(r"^tfdeit_requests_in_flight (\S+)$", text, re.MULTILINE)[1])
 
 
+def ask_for_ever(url):
+    """Returns the thread of a client whose request is in the server, takes minutes, and must not be answered."""
+    body = json.dumps({"signature_name": "slow", "instances": [2_000_000]}).encode()
+
+    def ask():
+        with pytest.raises(OSError):
+            request(f"{url}/v1/models/toy:predict", body)
+
+    client = threading.Thread(target=ask)
+    client.start()
+    while in_flight(url) < 1:
+        time.sleep(0.02)
+    return client
+
+
 @pytest.mark.slow
 def test_a_second_signal_ends_at_once(base_path):
     with serving(base_path, "--model-name", "toy") as (process, url):
-        body = json.dumps({"signature_name": "slow", "instances": [2_000_000]}).encode()
-
-        def ask():
-            with pytest.raises(OSError):
-                request(f"{url}/v1/models/toy:predict", body)
-
-        client = threading.Thread(target=ask)
-        client.start()
-        while in_flight(url) < 1:
-            time.sleep(0.02)
+        client = ask_for_ever(url)
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
         assert process.poll() is None
@@ -149,16 +155,7 @@ def test_a_second_signal_ends_at_once(base_path):
 def test_what_is_not_finished_in_time_is_dropped(base_path):
     """The batch that runs cannot be interrupted; a second signal ends it too."""
     with serving(base_path, "--model-name", "toy", "--grace", 1) as (process, url):
-        body = json.dumps({"signature_name": "slow", "instances": [2_000_000]}).encode()
-
-        def ask():
-            with pytest.raises(OSError):
-                request(f"{url}/v1/models/toy:predict", body)
-
-        client = threading.Thread(target=ask)
-        client.start()
-        while in_flight(url) < 1:
-            time.sleep(0.02)
+        client = ask_for_ever(url)
         process.send_signal(signal.SIGTERM)
         lines = iter(process.stderr.readline, "")
         assert any("1 requests are dropped after 1 s" in line for line in lines)

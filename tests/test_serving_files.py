@@ -60,7 +60,7 @@ def test_wrong_arguments(tmp_path, monkeypatch):
     model, out = make(), tmp_path / "out"
     (tmp_path / "labels.txt").write_text("a\nb\n")
     backbone = tfdeit.TFViTModel(tfdeit.ViTConfig(**MICRO))
-    masked = tfdeit.TFViTForMaskedImageModeling(tfdeit.ViTConfig(**MICRO, encoder_stride=8))
+    masked = tfdeit.TFViTForMaskedImageModeling(tfdeit.ViTConfig(**MICRO))
     headless = make(num_labels=0)
     for wrong in (backbone, masked, headless):
         with pytest.raises(ValueError, match="Expected a classifier with classes. Received: a TFViT"):

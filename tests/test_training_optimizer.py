@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from oracles import MICRO, import_timm, random_model, saved, torch, transformers
+from oracles import import_timm, random_model, saved, torch, transformers
+from sizes import MICRO
 from torch.nn import functional as F
 
 from tfdeit import TFDeiTForImageClassificationWithTeacher

@@ -1,4 +1,4 @@
-"""The names of the classes that published checkpoints know, and those of a data set among them."""
+"""The names of classes: ImageNet's, those that a user gives, and those of a data set among a model's."""
 
 import os
 from collections import Counter
