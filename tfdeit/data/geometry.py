@@ -1,6 +1,6 @@
 """Operations on the geometry of one image, with Pillow's pixels, see `ops`.
 
-Positions are computed in float64, step by step, outside of the compiled kernel.
+Positions and interpolations are computed in float64, as Pillow does.
 
 Reference: Pillow's src/libImaging/Geometry.c, and `rotate` in Image.py.
 """
@@ -9,7 +9,7 @@ import math
 
 import tensorflow as tf
 
-from tfdeit.data.ops import compiled
+from tfdeit.data.ops import compiled, cut_off, flat
 
 
 @compiled
@@ -22,9 +22,10 @@ def paste(image, content, box):
         box: (4,) int32: top, left, bottom, right.
     """
     top, left, bottom, right = tf.unstack(box)
-    rows, columns = tf.range(image.shape[0])[:, None, None], tf.range(image.shape[1])[None, :, None]
-    inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
-    return tf.where(inside, content, image)
+    height, width, channels = image.shape
+    rows, values = tf.range(height)[:, None], tf.range(width * channels)
+    inside = (rows >= top) & (rows < bottom) & (values >= left * channels) & (values < right * channels)
+    return tf.reshape(tf.where(inside, flat(content), flat(image)), image.shape)
 
 
 @compiled
@@ -33,87 +34,156 @@ def mirror(image):
     return tf.reverse(image, [1])
 
 
-def _taps(position, size, bicubic):
-    """Clipped indices of the 2 or 4 pixels around a float64 position, and its distance from the one before it."""
-    start = tf.floor(position - 0.5)
-    first = tf.cast(start, tf.int32)
-    return [tf.clip_by_value(first + k, 0, size - 1) for k in (range(-1, 3) if bicubic else range(2))], (
-        position - 0.5 - start
-    )[..., None]
-
-
 def _interpolate(values, fraction):
     """Linear between two values, cubic (A = -1) between the middle two of four."""
-    if len(values) == 1:
-        return values[0]
     if len(values) == 2:
         return values[0] + (values[1] - values[0]) * fraction
     a, b, c, d = values
     return b + fraction * ((c - a) + fraction * ((2 * (a - b) + c - d) + fraction * (b - a - c + d)))
 
 
-@compiled
-def _sample(image, xs, ys, fill, axes, bicubic):
-    """Read the image at float64 positions (H, W), interpolating along `axes` ("x", "y" or "xy"), `fill` outside."""
-    height, width, _ = image.shape
-    columns, dx = _taps(xs, width, bicubic) if "x" in axes else ([tf.range(width)], None)
-    rows, dy = _taps(ys, height, bicubic) if "y" in axes else ([tf.range(height)[:, None]], None)
-    flat = tf.reshape(image, [-1, 3])
-    lines = [
-        _interpolate([tf.cast(tf.gather(flat, row * width + column), tf.float64) for column in columns], dx)
-        for row in rows
-    ]
-    pixels = tf.cast(tf.clip_by_value(_interpolate(lines, dy), 0.0, 255.0), tf.uint8)  # cut off, not rounded
-    inside = (xs >= 0) & (xs < width) & (ys >= 0) & (ys < height)
-    return tf.where(inside[..., None], pixels, fill)
-
-
-def affine(image, matrix, fill, bicubic, axes="xy"):
-    """Affine transformation, as `Image.transform`.
-
-    Args:
-        image: (H, W, 3) uint8.
-        matrix: Six float64 a..f: output pixel (x, y) shows (a x + b y + c, d x + e y + f), pixel centres at halves.
-        fill: (3,) uint8, the colour outside the image.
-        bicubic: Interpolation: cubic with slope -1, else linear; a bool, or a bool tensor.
-        axes: The axes along which pixels move.
-    """
+def _with_taps(sample, bicubic):
+    """Calls `sample` with how many pixels make one, along an axis; bicubic is a bool, or a bool tensor."""
     if tf.is_tensor(bicubic):
-        return tf.cond(
-            bicubic, lambda: affine(image, matrix, fill, True, axes), lambda: affine(image, matrix, fill, False, axes)
-        )
-    height, width, _ = image.shape
-    a, b, c, d, e, f = (tf.cast(value, tf.float64) for value in matrix)
+        return tf.cond(bicubic, lambda: sample(4), lambda: sample(2))
+    return sample(4 if bicubic else 2)
+
+
+# ------------------------------------------------------------------------------------------------- rotation
+
+
+@compiled
+def _positions(matrix, height, width):
+    """Where the pixels of the result lie in the image, x and y (H, W), pixel centres at halves."""
+    a, b, c, d, e, f = tf.unstack(matrix)
     x = tf.range(width, dtype=tf.float64) + 0.5
     y = tf.range(height, dtype=tf.float64)[:, None] + 0.5
-    return _sample(image, a * x + b * y + c, d * x + e * y + f, fill, axes, bicubic)
+    return a * x + b * y + c, d * x + e * y + f
+
+
+@compiled
+def _sample(image, xs, ys, fill, taps):
+    """Read the image at positions (H, W), `fill` outside."""
+    height, width, _ = image.shape
+
+    def around(position, size):
+        """Clipped indices of the pixels around, and the distance from the one before."""
+        start = tf.floor(position - 0.5)
+        first = tf.cast(start, tf.int32) - (taps // 2 - 1)
+        return [tf.clip_by_value(first + k, 0, size - 1) for k in range(taps)], (position - 0.5 - start)[..., None]
+
+    (columns, dx), (rows, dy) = around(xs, width), around(ys, height)
+    pixels = tf.reshape(image, [-1, 3])
+    lines = [
+        _interpolate([tf.cast(tf.gather(pixels, row * width + column), tf.float64) for column in columns], dx)
+        for row in rows
+    ]
+    inside = (xs >= 0) & (xs < width) & (ys >= 0) & (ys < height)
+    return tf.where(inside[..., None], cut_off(_interpolate(lines, dy)), fill)
 
 
 def rotate(image, degrees, fill, bicubic):
-    """Rotate counter-clockwise about the centre; see `affine`."""
+    """Rotate counter-clockwise about the centre.
+
+    Args:
+        image: (H, W, 3) uint8.
+        degrees: float.
+        fill: (3,) uint8, the colour outside the image.
+        bicubic: interpolation: cubic with slope -1, else linear; a bool, or a bool tensor.
+    """
     height, width, _ = image.shape
     angle = -tf.math.floormod(tf.cast(degrees, tf.float64), 360) * (math.pi / 180)
     cos, sin = (tf.round(function(angle) * 1e15) / 1e15 for function in (tf.cos, tf.sin))
     x, y = width / 2, height / 2
     matrix = (cos, sin, cos * -x + sin * -y + x, -sin, cos, -sin * -x + cos * -y + y)
-    return affine(image, matrix, fill, bicubic)
+    xs, ys = _positions(matrix, height, width)
+    return _with_taps(lambda taps: _sample(image, xs, ys, fill, taps), bicubic)
+
+
+# -------------------------------------------------------------------------------------- along one axis only
+# Two kernels: in one, the pixels would be fetched anew for each value that they are part of.
+
+
+@compiled
+def _fetch(image, offsets, axis, taps):
+    """Fetch rows (axis 1) or columns (axis 0), each from where it begins, edge pixels repeated.
+
+    Args:
+        image: (H, W, 3) uint8.
+        offsets: float64, of the rows (H,), or of the columns' values (W * 3,): position i + 1/2 shows i + 1/2 + offset.
+        axis: along which pixels move.
+        taps: 2 or 4.
+
+    Returns:
+        The values, along `axis` taps - 1 pixels more than the image; (H, W * 3 + ...) or (H + ..., W * 3) uint8. For
+        each offset, the fraction between two pixels, float64, and the first value that shows the image and the first
+        that no longer does, int32.
+    """
+    values = flat(image)
+    height, width = values.shape
+    start = tf.floor(offsets)
+    first = tf.cast(start, tf.int32) - (taps // 2 - 1)
+    if axis == 0:
+        step = 1
+        rows = tf.clip_by_value(first + tf.range(height + taps - 1)[:, None], 0, height - 1)
+        index = rows * width + tf.range(width)
+    else:
+        step = 3
+        along = tf.range(width + 3 * (taps - 1))
+        columns = tf.clip_by_value(3 * first[:, None] + along, along % 3, width - 3 + along % 3)
+        index = tf.range(height)[:, None] * width + columns
+    begin, end = (step * tf.cast(tf.math.ceil(edge - 0.5 - offsets), tf.int32) for edge in (0, image.shape[axis]))
+    return tf.gather(tf.reshape(values, [-1]), index), offsets - start, begin, end
+
+
+@compiled
+def _blend_taps(values, fraction, begin, end, fill, axis, taps):
+    """Interpolate between what `_fetch` gives; `fill` (W * 3,)."""
+    if axis == 0:
+        size = values.shape[0] - (taps - 1)
+        around, index = [values[k : k + size] for k in range(taps)], tf.range(size)[:, None]
+    else:
+        size = values.shape[1] - 3 * (taps - 1)
+        around, index = [values[:, 3 * k : 3 * k + size] for k in range(taps)], tf.range(size)
+        fraction, begin, end = (column[:, None] for column in (fraction, begin, end))
+    levels = cut_off(_interpolate([tf.cast(tap, tf.float64) for tap in around], fraction))
+    result = tf.where((index >= begin) & (index < end), levels, fill)
+    return tf.reshape(result, [result.shape[0], -1, 3])
+
+
+def _slide(image, offsets, fill, bicubic, axis):
+    """Move rows (axis 1) or columns (axis 0) along themselves, each by its own offset, float64; see `rotate`."""
+    if axis == 0:
+        offsets = tf.repeat(offsets, 3)
+    fill = tf.tile(fill, [image.shape[1]])
+    return _with_taps(lambda taps: _blend_taps(*_fetch(image, offsets, axis, taps), fill, axis, taps), bicubic)
+
+
+def _shear(image, factor, fill, bicubic, axis):
+    places = tf.range(image.shape[1 - axis], dtype=tf.float64) + 0.5
+    return _slide(image, factor * places, fill, bicubic, axis)
+
+
+def _translate(image, fraction, fill, bicubic, axis):
+    offset = tf.cast(fraction * image.shape[axis], tf.float64)
+    return _slide(image, tf.fill([image.shape[1 - axis]], offset), fill, bicubic, axis)
 
 
 def shear_x(image, factor, fill, bicubic):
-    """Move each row by `factor` times its y; see `affine`."""
-    return affine(image, (1, factor, 0, 0, 1, 0), fill, bicubic, "x")
+    """Move each row by `factor` times its y; see `rotate`."""
+    return _shear(image, factor, fill, bicubic, axis=1)
 
 
 def shear_y(image, factor, fill, bicubic):
-    """Move each column by `factor` times its x; see `affine`."""
-    return affine(image, (1, 0, 0, factor, 1, 0), fill, bicubic, "y")
+    """Move each column by `factor` times its x; see `rotate`."""
+    return _shear(image, factor, fill, bicubic, axis=0)
 
 
 def translate_x(image, fraction, fill, bicubic):
-    """Move to the left by a fraction of the width; see `affine`."""
-    return affine(image, (1, 0, fraction * image.shape[1], 0, 1, 0), fill, bicubic, "x")
+    """Move to the left by a fraction of the width; see `rotate`."""
+    return _translate(image, fraction, fill, bicubic, axis=1)
 
 
 def translate_y(image, fraction, fill, bicubic):
-    """Move up by a fraction of the height; see `affine`."""
-    return affine(image, (1, 0, 0, 0, 1, fraction * image.shape[0]), fill, bicubic, "y")
+    """Move up by a fraction of the height; see `rotate`."""
+    return _translate(image, fraction, fill, bicubic, axis=0)

@@ -1,8 +1,8 @@
 """Operations on the colours of one image, with Pillow's pixels: the same arithmetic, rounded at the same places.
 
-An image is (H, W, 3) uint8. Kernels that touch every pixel are compiled by XLA; what has to be rounded step by step
-(tables of 256 levels, products) is computed outside of them, because XLA fuses a multiplication and an addition into
-one rounding.
+An image is (H, W, 3) uint8. Kernels that touch every pixel are compiled by XLA. It fuses a multiplication and an
+addition into one rounding: what has to be rounded twice is computed outside of them (tables of 256 levels), or the
+product in float64, where it is exact, and rounded when it is cast.
 
 Reference: Pillow's src/libImaging (Blend.c, BoxBlur.c, Convert.c, Filter.c, Point.c), ImageOps.py and ImageEnhance.py.
 """
@@ -12,6 +12,12 @@ import tensorflow as tf
 
 LEVELS = np.arange(256, dtype="int32")
 compiled = tf.function(jit_compile=True, autograph=False)
+
+
+def flat(image):
+    """(H, W, 3) as (H, W * 3): XLA vectorises along the innermost axis, for which three channels are too few."""
+    height, width, channels = image.shape
+    return tf.reshape(image, [height, width * channels])
 
 
 # -------------------------------------------------------------------------------------------------- tables
@@ -34,15 +40,18 @@ def lookup(image, table):
     return tf.gather(tf.reshape(table, [-1]), index * 3 + tf.range(3))
 
 
-def _levels(table):
-    return tf.cast(tf.clip_by_value(table, 0, 255), tf.uint8)
+def cut_off(values):
+    """Numbers of any kind to levels, uint8, not rounded."""
+    return tf.cast(tf.clip_by_value(values, 0, 255), tf.uint8)
 
 
+@compiled
 def invert(image):
     """255 minus the level."""
-    return lookup(image, _levels(255 - LEVELS))
+    return 255 - image
 
 
+@compiled
 def posterize(image, bits):
     """Keep the highest bits.
 
@@ -51,25 +60,28 @@ def posterize(image, bits):
         bits: int32, how many; 8 and more keep all, 0 and less none.
     """
     step = tf.bitwise.left_shift(1, 8 - tf.clip_by_value(bits, 0, 8))
-    return lookup(image, _levels(LEVELS // step * step))
+    return tf.bitwise.bitwise_and(image, tf.cast(256 - step, tf.uint8))
 
 
+@compiled
 def solarize(image, threshold):
     """Invert the levels from `threshold` (int32) on."""
-    return lookup(image, _levels(tf.where(threshold > LEVELS, LEVELS, 255 - LEVELS)))
+    return tf.where(tf.cast(image, tf.int32) < threshold, image, 255 - image)
 
 
+@compiled
 def solarize_add(image, addend, threshold=128):
     """Add `addend` (int32) to the levels below `threshold`."""
-    return lookup(image, _levels(tf.where(threshold > LEVELS, LEVELS + addend, LEVELS)))
+    levels = tf.cast(image, tf.int32)
+    return cut_off(tf.where(levels < threshold, levels + addend, levels))
 
 
 @compiled
 def _extremes(image):
     """(1, 3) int32 each: the lowest and the highest level of each channel."""
-    flat = tf.reshape(image, [-1, 3])
-    low, high = tf.reduce_min(flat, axis=0, keepdims=True), tf.reduce_max(flat, axis=0, keepdims=True)
-    return tf.cast(low, tf.int32), tf.cast(high, tf.int32)
+    columns = (reduce(flat(image), axis=0) for reduce in (tf.reduce_min, tf.reduce_max))
+    low, high = (tf.reshape(tf.cast(column, tf.int32), [-1, 3]) for column in columns)
+    return tf.reduce_min(low, axis=0, keepdims=True), tf.reduce_max(high, axis=0, keepdims=True)
 
 
 def autocontrast(image):
@@ -77,7 +89,7 @@ def autocontrast(image):
     low, high = _extremes(image)
     scale = 255 / tf.cast(tf.maximum(high - low, 1), tf.float64)
     stretched = LEVELS[:, None].astype("float64") * scale - tf.cast(low, tf.float64) * scale
-    return lookup(image, _levels(tf.where(high > low, tf.cast(stretched, tf.int32), LEVELS[:, None])))
+    return lookup(image, cut_off(tf.where(high > low, tf.cast(stretched, tf.int32), LEVELS[:, None])))
 
 
 @compiled
@@ -86,37 +98,30 @@ def _places(image):
     return tf.reshape(tf.cast(tf.reshape(image, [-1, 3]), tf.int32) * 3 + tf.range(3), [-1])
 
 
-def equalize(image):
-    """Spread the levels of each channel so that each is about as frequent."""
-    # Not in a compiled kernel, where counting takes ten times as long.
-    counts = tf.raw_ops.DenseBincount(input=_places(image), size=768, weights=tf.zeros(0, tf.int32))
-    counts = tf.reshape(counts, [256, 3])
+@compiled
+def _equalizing_table(counts):
+    """Levels (256, 3) for which each channel's are about as frequent, from how often they occur (256, 3)."""
     present = tf.where(counts > 0, LEVELS[:, None], 0)
     others = tf.where(present < tf.reduce_max(present, axis=0), counts, 0)  # all pixels but those of the highest level
     step = tf.reduce_sum(others, axis=0, keepdims=True) // 255
     table = (tf.cumsum(counts, exclusive=True) + step // 2) // tf.maximum(step, 1)
-    return lookup(image, _levels(tf.where(step > 0, table, LEVELS[:, None])))
+    return cut_off(tf.where(step > 0, table, LEVELS[:, None]))
+
+
+def equalize(image):
+    """Spread the levels of each channel so that each is about as frequent."""
+    # Not in a compiled kernel, where counting takes ten times as long.
+    counts = tf.raw_ops.DenseBincount(input=_places(image), size=768, weights=tf.zeros(0, tf.int32))
+    return lookup(image, _equalizing_table(tf.reshape(counts, [256, 3])))
 
 
 # ------------------------------------------------------------------------------------------------- blending
 
 
-def _blend_table(degenerate, factor):
-    """Levels (256,) blended with one grey level, in float32 with two roundings, and cut off."""
-    degenerate = tf.cast(degenerate, tf.float32)
-    difference = LEVELS.astype("float32") - degenerate
-    return _levels(degenerate + tf.cast(factor, tf.float32) * difference)
-
-
-def _products(factor):
-    """(511,) float32: the factor times each difference of two levels, from -255 on."""
-    return tf.cast(factor, tf.float32) * tf.range(-255.0, 256.0)
-
-
-def _blend(degenerate, image, products):
-    """Blend int32 images with the products of `_products`."""
-    scaled = tf.gather(products, image - degenerate + 255)
-    return tf.cast(tf.clip_by_value(tf.cast(degenerate, tf.float32) + scaled, 0.0, 255.0), tf.uint8)
+def _blend(degenerate, levels, factor):
+    """int32 levels blended with those at factor 0, in float32 with two roundings, and cut off: uint8."""
+    product = tf.cast(tf.cast(factor, tf.float64) * tf.cast(levels - degenerate, tf.float64), tf.float32)
+    return cut_off(tf.cast(degenerate, tf.float32) + product)
 
 
 def _grey(image):
@@ -133,48 +138,54 @@ def greyscale(image):
 
 
 @compiled
-def _blend_grey(image, products):
-    return _blend(_grey(image), tf.cast(image, tf.int32), products)
+def _blend_grey(image, factor):
+    return _blend(_grey(image), tf.cast(image, tf.int32), factor)
 
 
 def color(image, factor):
     """Saturation: 0 is grey, 1 the image, above 1 more colourful; `factor` is a float."""
-    return _blend_grey(image, _products(factor))
+    return _blend_grey(image, tf.cast(factor, tf.float32))
 
 
 @compiled
-def _grey_sum(image):
-    return tf.reduce_sum(_grey(image))
+def _mean_grey(image):
+    """() int32, rounded."""
+    pixels = image.shape[0] * image.shape[1]
+    total = tf.cast(tf.reduce_sum(_grey(image)), tf.int64)
+    return tf.cast((2 * total + pixels) // (2 * pixels), tf.int32)
+
+
+@compiled
+def _blend_level(image, level, factor):
+    return _blend(level, tf.cast(image, tf.int32), factor)
 
 
 def contrast(image, factor):
     """Contrast: 0 is the mean grey, 1 the image; `factor` is a float."""
-    pixels = image.shape[0] * image.shape[1]
-    mean = (2 * tf.cast(_grey_sum(image), tf.int64) + pixels) // (2 * pixels)
-    return lookup(image, _blend_table(mean, factor))
+    return _blend_level(image, _mean_grey(image), tf.cast(factor, tf.float32))
 
 
 def brightness(image, factor):
     """Brightness: 0 is black, 1 the image; `factor` is a float."""
-    return lookup(image, _blend_table(0, factor))
+    return _blend_level(image, 0, tf.cast(factor, tf.float32))
 
 
 @compiled
-def _blend_smooth(image, products):
-    image = tf.cast(image, tf.int32)
+def _blend_smooth(image, factor):
     if min(image.shape[:2]) < 3:  # nothing but edges, which the filter leaves alone
-        return tf.cast(image, tf.uint8)
-    rows = image[:-2] + image[1:-1] + image[2:]
-    total = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * image[1:-1, 1:-1]
-    inner = (2 * total + 13) // 26  # total / 13, rounded: never a tie
-    smooth = tf.concat([image[1:-1, :1], inner, image[1:-1, -1:]], axis=1)
-    smooth = tf.concat([image[:1], smooth, image[-1:]], axis=0)
-    return _blend(smooth, image, products)
+        return image
+    levels = tf.cast(flat(image), tf.int32)
+    rows = levels[:-2] + levels[1:-1] + levels[2:]
+    total = rows[:, :-6] + rows[:, 3:-3] + rows[:, 6:] + 4 * levels[1:-1, 3:-3]
+    inner = tf.truncatediv(2 * total + 13, 26)  # total / 13, rounded: never a tie
+    smooth = tf.concat([levels[1:-1, :3], inner, levels[1:-1, -3:]], axis=1)
+    smooth = tf.concat([levels[:1], smooth, levels[-1:]], axis=0)
+    return tf.reshape(_blend(smooth, levels, factor), image.shape)
 
 
 def sharpness(image, factor):
     """Sharpness: 0 is smoothed, 1 the image, above 1 sharper; `factor` is a float."""
-    return _blend_smooth(image, _products(factor))
+    return _blend_smooth(image, tf.cast(factor, tf.float32))
 
 
 # ----------------------------------------------------------------------------------------------------- blur
@@ -182,13 +193,14 @@ def sharpness(image, factor):
 
 @compiled
 def _box_blur(image, weights, axis):
-    lines = tf.cast(image, tf.uint32)
-    last = image.shape[axis] - 1
+    values, step = flat(image), (1, 3)[axis]
+    first, last = (values[:1], values[-1:]) if axis == 0 else (values[:, :3], values[:, -3:])
+    padded, size = tf.concat([first, first, values, last, last], axis), values.shape[axis]
     total = tf.constant(1 << 23, tf.uint32)
     for k in range(5):
-        index = tf.clip_by_value(tf.range(last + 1) + (k - 2), 0, last)
-        total = total + tf.gather(lines, index, axis=axis) * weights[k]
-    return tf.cast(tf.bitwise.right_shift(total, tf.constant(24, tf.uint32)), tf.uint8)
+        span = slice(step * k, step * k + size)
+        total += tf.cast(padded[span] if axis == 0 else padded[:, span], tf.uint32) * weights[k]
+    return tf.reshape(tf.cast(tf.bitwise.right_shift(total, tf.constant(24, tf.uint32)), tf.uint8), image.shape)
 
 
 def gaussian_blur(image, sigma):
