@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from pillow_pixels import IMAGENET, protocol_reference, reference
 
-from tfdeit import processing
+from tfdeit import base_processor, processing
 from tfdeit.images import ImageError
 from tfdeit.processing import (
     DeiTImageProcessor,
@@ -186,8 +186,8 @@ def test_thin_images_take_the_bounded_path(transformers, rng, shape, resample, m
     expected = reference(transformers, "DeiT", [image], options)
     assert np.array_equal(DeiTImageProcessorFast(**options)(image, return_tensors="np").pixel_values, expected)
     calls = []
-    real = processing.resample
-    monkeypatch.setattr(processing, "resample", lambda *a: calls.append(1) or real(*a))
+    real = base_processor.resample
+    monkeypatch.setattr(base_processor, "resample", lambda *a: calls.append(1) or real(*a))
     assert np.array_equal(DeiTImageProcessor(**options)(image).pixel_values, expected)
     assert len(calls) == (max(shape) > 16 * min(shape))
 
@@ -238,7 +238,7 @@ def test_other_backends_give_the_same_pixels(backend, shared_images, tmp_path):
 
 def test_resizing_what_is_kept_changes_no_bit(rng):
     """Where floats are exact only a part is resized, and Pillow's order of passes depends on the sizes."""
-    from tfdeit.processing import _crop, _resize_window
+    from tfdeit.base_processor import _crop, _resize_window
 
     partly = 0
     for _ in range(300):

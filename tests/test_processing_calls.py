@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from tfdeit import processing
+from tfdeit.base_processor import BatchFeature
 from tfdeit.images import ImageError
 from tfdeit.processing import (
-    BatchFeature,
     DeiTImageProcessor,
     DeiTImageProcessorFast,
     ViTImageProcessor,

@@ -8,9 +8,10 @@ from keras import ops
 
 from tfdeit import models, zoo
 from tfdeit.backbone import PretrainedModel, TFViTModel
+from tfdeit.base_processor import BaseImageProcessor
 from tfdeit.checkpoint.files import find_directory
 from tfdeit.config import DeiTConfig, ViTConfig, read_config
-from tfdeit.processing import AutoImageProcessor, BaseImageProcessor, protocol_processor
+from tfdeit.processing import AutoImageProcessor, protocol_processor
 
 
 def get_model(name: str | os.PathLike[str], pretrained: bool = True, **options: Any) -> PretrainedModel:

@@ -29,7 +29,6 @@ ACTIVATION_FUNCTIONS = {
     "tanh": keras.activations.tanh,
 }
 
-
 _kernels_follow = contextvars.ContextVar("kernels_follow", default=False)
 
 

@@ -9,7 +9,7 @@ import math
 
 import tensorflow as tf
 
-from tfdeit.data.ops import compiled, cut_off, flat
+from tfdeit.data.ops import compiled, cut_off, flat, shifted
 
 
 @compiled
@@ -124,30 +124,28 @@ def _fetch(image, offsets, axis, taps):
     start = tf.floor(offsets)
     first = tf.cast(start, tf.int32) - (taps // 2 - 1)
     if axis == 0:
-        step = 1
         rows = tf.clip_by_value(first + tf.range(height + taps - 1)[:, None], 0, height - 1)
         index = rows * width + tf.range(width)
     else:
-        step = 3
         along = tf.range(width + 3 * (taps - 1))
         columns = tf.clip_by_value(3 * first[:, None] + along, along % 3, width - 3 + along % 3)
         index = tf.range(height)[:, None] * width + columns
-    begin, end = (step * tf.cast(tf.math.ceil(edge - 0.5 - offsets), tf.int32) for edge in (0, image.shape[axis]))
+    begin, end = (tf.cast(tf.math.ceil(edge - 0.5 - offsets), tf.int32) for edge in (0, image.shape[axis]))
+    if axis == 1:  # from pixels to values
+        begin, end = 3 * begin, 3 * end
     return tf.gather(tf.reshape(values, [-1]), index), offsets - start, begin, end
 
 
 @compiled
 def _blend_taps(values, fraction, begin, end, fill, axis, taps):
     """Interpolate between what `_fetch` gives; `fill` (W * 3,)."""
+    around = [tf.cast(tap, tf.float64) for tap in shifted(values, axis, taps)]
+    index = tf.range(around[0].shape[axis])
     if axis == 0:
-        size = values.shape[0] - (taps - 1)
-        around, index = [values[k : k + size] for k in range(taps)], tf.range(size)[:, None]
+        index = index[:, None]
     else:
-        size = values.shape[1] - 3 * (taps - 1)
-        around, index = [values[:, 3 * k : 3 * k + size] for k in range(taps)], tf.range(size)
         fraction, begin, end = (column[:, None] for column in (fraction, begin, end))
-    levels = cut_off(_interpolate([tf.cast(tap, tf.float64) for tap in around], fraction))
-    result = tf.where((index >= begin) & (index < end), levels, fill)
+    result = tf.where((index >= begin) & (index < end), cut_off(_interpolate(around, fraction)), fill)
     return tf.reshape(result, [result.shape[0], -1, 3])
 
 

@@ -20,7 +20,15 @@ def flat(image):
     return tf.reshape(image, [height, width * channels])
 
 
-# -------------------------------------------------------------------------------------------------- tables
+def shifted(values, axis, count):
+    """What (H, W * 3) values show from their first pixel on along an axis, from their second, ..., in `count` views."""
+    step = (1, 3)[axis]
+    size = values.shape[axis] - step * (count - 1)
+    spans = [slice(step * k, step * k + size) for k in range(count)]
+    return [values[span] if axis == 0 else values[:, span] for span in spans]
+
+
+# -------------------------------------------------------------------------------------------------- levels
 
 
 @compiled
@@ -29,15 +37,12 @@ def lookup(image, table):
 
     Args:
         image: (..., 3) uint8.
-        table: (256, 3), or (256,) for all channels, of any dtype.
+        table: (256, 3), of any dtype.
 
     Returns:
         (..., 3) of the table's dtype.
     """
-    index = tf.cast(image, tf.int32)
-    if table.shape.rank == 1:
-        return tf.gather(table, index)
-    return tf.gather(tf.reshape(table, [-1]), index * 3 + tf.range(3))
+    return tf.gather(tf.reshape(table, [-1]), tf.cast(image, tf.int32) * 3 + tf.range(3))
 
 
 def cut_off(values):
@@ -151,7 +156,7 @@ def color(image, factor):
 def _mean_grey(image):
     """() int32, rounded."""
     pixels = image.shape[0] * image.shape[1]
-    total = tf.cast(tf.reduce_sum(_grey(image)), tf.int64)
+    total = tf.reduce_sum(tf.cast(_grey(image), tf.int64))
     return tf.cast((2 * total + pixels) // (2 * pixels), tf.int32)
 
 
@@ -193,13 +198,12 @@ def sharpness(image, factor):
 
 @compiled
 def _box_blur(image, weights, axis):
-    values, step = flat(image), (1, 3)[axis]
+    values = flat(image)
     first, last = (values[:1], values[-1:]) if axis == 0 else (values[:, :3], values[:, -3:])
-    padded, size = tf.concat([first, first, values, last, last], axis), values.shape[axis]
+    padded = tf.concat([first, first, values, last, last], axis)
     total = tf.constant(1 << 23, tf.uint32)
-    for k in range(5):
-        span = slice(step * k, step * k + size)
-        total += tf.cast(padded[span] if axis == 0 else padded[:, span], tf.uint32) * weights[k]
+    for line, weight in zip(shifted(padded, axis, 5), tf.unstack(weights), strict=True):
+        total += tf.cast(line, tf.uint32) * weight
     return tf.reshape(tf.cast(tf.bitwise.right_shift(total, tf.constant(24, tf.uint32)), tf.uint8), image.shape)
 
 

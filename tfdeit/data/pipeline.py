@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from tfdeit.base_processor import BaseImageProcessor
 from tfdeit.data.augment import random_resized_crop_boxes
 from tfdeit.data.decoding import decode_crop
 from tfdeit.data.host_resizing import compiled_resize
@@ -18,7 +19,7 @@ from tfdeit.data.recipe import RECIPES, Recipe, train_augmentation
 from tfdeit.data.resizing import Windows, plan_image, plan_window, resize
 from tfdeit.data.sources import Source
 from tfdeit.images import read_header
-from tfdeit.processing import BaseImageProcessor, protocol_processor
+from tfdeit.processing import protocol_processor
 from tfdeit.resample import plan_resize
 
 _FILTERS = {"bicubic": ["bicubic"], "bilinear": ["bilinear"], "random": ["bilinear", "bicubic"]}

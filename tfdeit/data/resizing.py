@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tfdeit.base_processor import BaseImageProcessor
 from tfdeit.data.decoding import decode_crop, is_plain_jpeg
 from tfdeit.data.loading import tensor_memory
 from tfdeit.images import read_block, read_header
-from tfdeit.processing import BaseImageProcessor
 from tfdeit.processor_config import FILTERS
 from tfdeit.resample import BITS, ResizePlan, Taps, bucket, plan_resize, resample
 

@@ -10,8 +10,8 @@ import tensorflow as tf
 from PIL import Image
 
 from tfdeit.backbone import PretrainedModel
+from tfdeit.base_processor import BaseImageProcessor
 from tfdeit.config import ViTConfig
-from tfdeit.processing import BaseImageProcessor
 
 Run = Callable[[np.ndarray], np.ndarray]
 

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfdeit.backbone import PretrainedModel
+from tfdeit.base_processor import BaseImageProcessor
 from tfdeit.exports import check_choice, implementation
 from tfdeit.exports.comparison import BATCHES, compare, generate_images, latency_ratio, reference, tolerance
 from tfdeit.exports.readme import write_side_files
 from tfdeit.models import check_exportable
-from tfdeit.processing import BaseImageProcessor
 
 
 class Report(NamedTuple):

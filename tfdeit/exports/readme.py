@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from tfdeit.backbone import PretrainedModel
-from tfdeit.processing import BaseImageProcessor
+from tfdeit.base_processor import BaseImageProcessor
 
 _README = """\
 # {name}

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfdeit.backbone import PretrainedModel
-from tfdeit.processing import BaseImageProcessor
+from tfdeit.base_processor import BaseImageProcessor
 from tfdeit.serving import export_saved_model
 
 

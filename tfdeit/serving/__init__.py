@@ -10,9 +10,9 @@ import keras
 import tensorflow as tf
 
 from tfdeit.backbone import PretrainedModel
+from tfdeit.base_processor import BaseImageProcessor
 from tfdeit.labels import name_classes
 from tfdeit.models import check_exportable
-from tfdeit.processing import BaseImageProcessor
 from tfdeit.serving.preprocessing import GraphProcessor
 from tfdeit.serving.side_files import SIDE_FILES, write_side_files, write_warmup
 from tfdeit.serving.signatures import ServedClassifier

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 from PIL import Image
 
-from tfdeit.processing import BaseImageProcessor
+from tfdeit.base_processor import BaseImageProcessor
 from tfdeit.processor_config import FILTERS
 from tfdeit.resample import filter_span, filter_weights, fixed_point, vertical_first
 from tfdeit.serving.decoding import decode
@@ -47,7 +47,7 @@ class GraphProcessor:
         self.name = FILTERS[processor.resample] if processor.do_resize else "nearest"
         self.order = getattr(processor, "pass_order", None)
         self.max_pixels = Image.MAX_IMAGE_PIXELS or 2**31 - 1
-        self.levels = processor._table().astype("float32")  # (256, 3)
+        self.levels = processor.levels().astype("float32")  # (256, 3)
 
     @tf.autograph.experimental.do_not_convert
     def read(self, image_bytes):

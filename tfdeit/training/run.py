@@ -12,6 +12,7 @@ import keras
 
 from tfdeit import zoo
 from tfdeit.backbone import PretrainedModel
+from tfdeit.base_processor import BaseImageProcessor
 from tfdeit.checkpoint.files import find_directory
 from tfdeit.checkpoint.writers import complete_file
 from tfdeit.config import CONFIG_CLASSES, ViTConfig, read_config
@@ -28,7 +29,7 @@ from tfdeit.models import (
     TFViTForImageClassification,
     TFViTForMaskedImageModeling,
 )
-from tfdeit.processing import AutoImageProcessor, BaseImageProcessor, protocol_processor
+from tfdeit.processing import AutoImageProcessor, protocol_processor
 from tfdeit.training.learner import Learner
 from tfdeit.training.masked_images import MaskedImages, masked_pipeline, reconstruction_grid
 from tfdeit.training.optimizer import make_optimizer
