@@ -90,8 +90,9 @@ def contestants(images, interpolation, pool):
     import keras
     import tensorflow as tf
 
-    from tfdeit.data.randaugment import RandAugment
-    from tfdeit.data.recipe import Recipe, train_augmentation
+    from tfdeit.augmentation.assembly import train_augmentation
+    from tfdeit.augmentation.randaugment import RandAugment
+    from tfdeit.augmentation.recipe import Recipe
 
     count = len(images)
     tensor, rounds = tf.constant(images), iter(range(1 << 30))

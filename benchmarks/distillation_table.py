@@ -22,10 +22,10 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from tfdeit import AutoImageProcessor, DeiTConfig, DeiTImageProcessor, TFAutoModelForImageClassification, ViTConfig
-from tfdeit.charts import line_chart
 from tfdeit.data.pipeline import eval_pipeline
 from tfdeit.data.splits import open_splits
-from tfdeit.evaluation import evaluate
+from tfdeit.evaluation.figures import evaluate
+from tfdeit.presentation.charts import line_chart
 from tfdeit.protocols import IMAGENET_MEAN, IMAGENET_STD
 from tfdeit.training.recipes import RECIPES
 from tfdeit.training.run import Run, train

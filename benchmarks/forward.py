@@ -15,15 +15,15 @@ import json
 import os
 import sys
 
-from tfdeit import benchmark_command
 from tfdeit.benchmark import CONTESTANTS, absence
+from tfdeit.cli import benchmark as benchmark_command
 
 MODELS = [f"deit_{size}_distilled_patch16_224" for size in ("tiny", "small", "base")]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    benchmark_command.add_arguments(parser)
+    benchmark_command.add_measurement(parser)
     parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME", help="of the zoo, or directories")
     args = parser.parse_args()
     what = {"benchmark": "forward", "backend": os.environ.get("KERAS_BACKEND", "tensorflow")}

@@ -35,7 +35,7 @@ from transformers import DeiTImageProcessorPil
 
 from tfdeit.data.loading import Loading
 from tfdeit.data.pipeline import eval_pipeline, train_pipeline
-from tfdeit.data.sources import Source
+from tfdeit.data.source import Source
 from tfdeit.protocols import IMAGENET_MEAN, IMAGENET_STD
 
 BUFFERED = 6  # batches, at most

@@ -17,7 +17,7 @@ import PIL
 from PIL import Image
 from transformers import DeiTImageProcessorPil
 
-from tfdeit.processing import DeiTImageProcessor, DeiTImageProcessorFast
+from tfdeit.preprocessing.processors import DeiTImageProcessor, DeiTImageProcessorFast
 
 
 def contestants():

@@ -31,8 +31,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from tfdeit.commands import IMAGE_SUFFIXES, load_classifier, softmax
-from tfdeit.serving import export_saved_model
+from tfdeit import export_saved_model
+from tfdeit.cli.photos import IMAGE_SUFFIXES
+from tfdeit.inference.classifier import load_classifier, softmax
 
 TOLERANCE = 1e-4  # of a probability
 MODEL = "deit_micro_cifar10"
@@ -42,7 +43,7 @@ class Server:
     """`tfdeit serve` as a process, on free ports."""
 
     def __init__(self, directory, *options):
-        command = [sys.executable, "-m", "tfdeit.cli", "serve", str(directory), "--json", "--port=0", "--grpc-port=0"]
+        command = [sys.executable, "-m", "tfdeit", "serve", str(directory), "--json", "--port=0", "--grpc-port=0"]
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  as long as the server
         self.process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=self.log, text=True)
         line = self.process.stdout.readline()
@@ -66,9 +67,9 @@ class Server:
         status = self.process.wait(60)
         self.process.stdout.close()
         self.log.seek(0)
-        answered = re.search(r"stopped; (\d+) requests", self.log.read())
+        answered = re.search(r"stopped; answered ([\d,]+) request", self.log.read())
         self.log.close()
-        return status, answered and int(answered[1])
+        return status, answered and int(answered[1].replace(",", ""))
 
 
 class Cases:

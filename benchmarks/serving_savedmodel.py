@@ -16,8 +16,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from tfdeit import get_model
-from tfdeit.serving import export_saved_model
+from tfdeit import export_saved_model, get_model
 
 BATCH = 32
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File
 
-from tfdeit.cli import build_parser
+from tfdeit.cli.arguments import Formatter
+from tfdeit.cli.main import build_parser
 
 ROOT = Path(__file__).parent.parent
 _OUTSIDE = re.compile(r"\]\(\.\./([\w./-]+)\)")  # a link out of docs/, which works where the source is shown
@@ -47,5 +48,5 @@ def _commands():
 
 def help_of(parser):
     """Returns the help text, 88 columns wide."""
-    parser.formatter_class = lambda prog: argparse.HelpFormatter(prog, width=88)
+    parser.formatter_class = lambda prog: Formatter(prog, width=88)
     return parser.format_help()

@@ -7,10 +7,9 @@ import numpy as np
 from PIL import Image
 
 from tfdeit import get_model
-from tfdeit.attention_command import draw_page
-from tfdeit.attention_maps import attention_maps
-from tfdeit.charts import image_grid
-from tfdeit.processing import protocol_processor
+from tfdeit.cli.attention import draw_page, look
+from tfdeit.preprocessing.processors import protocol_processor
+from tfdeit.presentation.grids import image_grid
 
 ROOT = Path(__file__).parent.parent
 PHOTOS = ROOT / "examples" / "photos"
@@ -49,10 +48,9 @@ def draw_kept(photo: Image.Image, processor, size: int) -> np.ndarray:
 def draw_attention(path: Path, size: int = 128) -> Image.Image:
     """What `tfdeit attention PATH --size 128` writes."""
     model = get_model("deit_micro_cifar10")
-    outputs = model(model.image_processor(path, return_tensors="np").pixel_values, output_attentions=True)
-    maps = attention_maps(outputs.attentions, model.config.num_prefix_tokens, model.config.grid)
-    answer = model.config.id2label[int(np.argmax(outputs.logits[0]))]
-    return draw_page(str(path), model.image_processor, {name: heat[0] for name, heat in maps.items()}, answer, size)
+    pixels = model.image_processor(path, return_tensors="np").pixel_values[0]
+    ((maps, *answer),) = look(model, [pixels], block=-1, discard=0.0)
+    return draw_page(str(path), model.image_processor, maps, answer, size)
 
 
 def main():

@@ -16,7 +16,7 @@ import keras
 from tfdeit.data.order import Order
 from tfdeit.data.pipeline import eval_pipeline, train_pipeline
 from tfdeit.data.splits import open_splits
-from tfdeit.processing import AutoImageProcessor
+from tfdeit.preprocessing.processors import AutoImageProcessor
 from tfdeit.protocols import IMAGENET_MEAN, IMAGENET_STD
 from tfdeit.training.recipes import RECIPES
 from tfdeit.training.run import Run, train

@@ -13,8 +13,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from tfdeit import AutoImageProcessor, TFAutoModelForImageClassification
-from tfdeit.serving import export_saved_model
+from tfdeit import AutoImageProcessor, TFAutoModelForImageClassification, export_saved_model
 
 
 def main():

@@ -12,9 +12,9 @@ from pathlib import Path
 import keras
 
 from tfdeit import TFViTForMaskedImageModeling, ViTConfig
+from tfdeit.augmentation.recipe import RECIPES
 from tfdeit.data.loading import Loading
 from tfdeit.data.pipeline import train_pipeline
-from tfdeit.data.recipe import RECIPES
 from tfdeit.data.sources import open_source
 from tfdeit.training.masked_images import as_inputs, masked_pipeline, reconstruction_grid
 

@@ -31,7 +31,7 @@ def main():
     parser.add_argument("--workers", type=int, default=2)
     args, options = parser.parse_known_args()
 
-    command = [sys.executable, "-m", "tfdeit.cli", "train", "--recipe", "finetune", "--data", args.data]
+    command = [sys.executable, "-m", "tfdeit", "train", "--recipe", "finetune", "--data", args.data]
     command += ["--model", args.model, "--out", args.out, "--resume", *options]
     cluster, workers = {"worker": free_addresses(args.workers)}, []
     for index in range(args.workers):

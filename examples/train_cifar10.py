@@ -20,8 +20,8 @@ import tensorflow as tf
 from PIL import Image
 
 from tfdeit.config import DeiTConfig
-from tfdeit.models import TFDeiTForImageClassificationWithTeacher
-from tfdeit.processing import DeiTImageProcessor
+from tfdeit.network.models import TFDeiTForImageClassificationWithTeacher
+from tfdeit.preprocessing.processors import DeiTImageProcessor
 from tfdeit.protocols import IMAGENET_MEAN, IMAGENET_STD
 
 SIZE, PADDING = 32, 4

@@ -166,7 +166,7 @@ def embedded():
 @pytest.fixture(scope="session")
 def exported(embedded, tmp_path_factory):
     """Version 1 of the embedded checkpoint."""
-    from tfdeit.serving import export_saved_model
+    from tfdeit.exports.saved_model.export import export_saved_model
 
     return export_saved_model(*embedded, tmp_path_factory.mktemp("models") / "micro")
 

@@ -7,8 +7,8 @@ import sizes
 from conftest import ROOT
 
 import tfdeit
-from tfdeit.commands import softmax
-from tfdeit.processing import DeiTImageProcessor
+from tfdeit.inference.classifier import softmax
+from tfdeit.preprocessing.processors import DeiTImageProcessor
 
 MICRO = sizes.MICRO | {"num_hidden_layers": 2, "num_labels": 7}
 PROCESSOR = DeiTImageProcessor(size={"shortest_edge": 36}, crop_size=32)

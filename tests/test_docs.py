@@ -21,8 +21,9 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from tfdeit import cli, get_model, inference_model, zoo
-from tfdeit.arguments import PROTOCOLS
+from tfdeit import get_model, inference_model, zoo
+from tfdeit.cli import main as cli
+from tfdeit.protocols import PROTOCOLS
 from tfdeit.training.recipes import RECIPES
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -191,7 +192,7 @@ def test_options_in_the_text_exist():
 
 def test_files_of_the_project_exist():
     for page, text in TEXTS.items():
-        for path in re.findall(r"\b((?:examples|benchmarks|tests)/\w+\.py)\b", text):
+        for path in re.findall(r"\b((?:examples|benchmarks|tests|tfdeit)/(?:\w+/)*\w+\.py)\b", text):
             assert (ROOT / path).is_file(), f"{page}: {path}"
         for path in re.findall(r"\]\(([\w./-]+)[#)]", text):
             assert (ROOT / page).parent.joinpath(path).is_file(), f"{page}: {path}"

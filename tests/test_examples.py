@@ -15,7 +15,7 @@ from conftest import ROOT
 from PIL import Image
 
 import tfdeit
-from tfdeit.serving import export_saved_model
+from tfdeit.exports.saved_model.export import export_saved_model
 
 
 @pytest.fixture(scope="module")

@@ -44,16 +44,16 @@ def test_classes_of_imagenet():
     assert id2label[474] == "cardigan"
     unnamed = {i: f"LABEL_{i}" for i in range(1000)}
     assert match_classes(["n01440764", "LABEL_7"], unnamed) == ([0, 7], None)
-    with pytest.raises(ValueError, match="1 of 1 classes that are none: 'crane'"):  # two classes
+    with pytest.raises(ValueError, match="1 unknown class out of 1: 'crane'"):  # two classes
         match_classes(["crane"], id2label)
-    with pytest.raises(ValueError, match="none: 'n01440764'"):
+    with pytest.raises(ValueError, match="out of 1: 'n01440764'"):
         match_classes(["n01440764"], CIFAR)
 
 
 def test_other_names_are_taken_in_order_where_all_agrees():
     found, note = match_classes(["aeroplane", "automobile", "bird", "cats"], CIFAR)
     assert found == [0, 1, 2, 3]
-    assert "2 classes of the data have other names" in note
+    assert "2 classes of the data matched by position" in note
     assert "aeroplane = airplane, cats = cat" in note
     assert match_classes(["w", "x", "y", "z"], CIFAR)[0] == [0, 1, 2, 3]
 
@@ -61,9 +61,9 @@ def test_other_names_are_taken_in_order_where_all_agrees():
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["cat", "horse"], "1 of 2 classes that are none: 'horse'."),
-        (["a", "b", "c", "d", "e"], "5 of 5 classes that are none: 'a', 'b', 'c', 'd', 'e'."),
-        (["automobile", "plane", "bird", "cat"], "1 of 4 classes that are none: 'plane'."),  # not in order
+        (["cat", "horse"], "1 unknown class out of 2: 'horse'."),
+        (["a", "b", "c", "d", "e"], "5 unknown classes out of 5: 'a', 'b', 'c', 'd', 'e'."),
+        (["automobile", "plane", "bird", "cat"], "1 unknown class out of 4: 'plane'."),  # not in order
         ([f"x{i}" for i in range(30)], "'x19' and 10 more."),
     ],
 )

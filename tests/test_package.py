@@ -20,7 +20,7 @@ def test_what_is_published(tmp_path):
     (wheel,), (sdist,) = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
     assert wheel.name == f"tfdeit-{tfdeit.__version__}-py3-none-any.whl"
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tfdeit").rglob("*.py")}
-    data = {"tfdeit/imagenet.tsv", "tfdeit/py.typed", "tfdeit/server/page.html"}
+    data = {"tfdeit/imagenet.tsv", "tfdeit/py.typed", "tfdeit/presentation/tfdeit.mplstyle", "tfdeit/server/page.html"}
     weights = {path.relative_to(ROOT).as_posix() for path in (ROOT / "weights").glob("*.py")} | {"weights/README.md"}
     weights |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "weights").glob("*/*.json")}
     weights |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "weights").glob("*/*.safetensors")}

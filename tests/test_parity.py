@@ -29,7 +29,7 @@ from sizes import MICRO
 
 import tfdeit
 from tfdeit.checkpoint.port import port
-from tfdeit.cli import main
+from tfdeit.cli.main import main
 from tfdeit.parity import NoOracle, table, verify, write_report
 
 TOLERANCE = 1e-4
@@ -51,7 +51,7 @@ def processors(model_type, image_size):
 
 
 def check(class_name, config, photos, directory):
-    """From photos to outputs on both sides, of the original checkpoint ported; then back: our saved model there."""
+    """Compares both sides from photos to outputs, on the ported original; then loads our saved model on their side."""
     theirs = random_model(class_name, **config)
     model_type = theirs.config.model_type
     processor, their_processor = processors(model_type, config.get("image_size", 224))
@@ -102,7 +102,7 @@ def test_the_other_classes(class_name, shared_images, tmp_path):
 
 @pytest.mark.parametrize("class_name", ["DeiTForMaskedImageModeling", "ViTForMaskedImageModeling"])
 def test_masked_image_modelling_equals_transformers_5(class_name, shared_images, tmp_path, rng):
-    # transformers up to 4.57 kept [DIST] and dropped the last patch in DeiT; 5 and we keep the patches.
+    # transformers up to 4.57 kept [DIST] and dropped the last patch in DeiT; 5 and this library keep all patches.
     theirs = random_model(class_name, **TINY, num_hidden_layers=2)
     processor, _ = processors(theirs.config.model_type, 224)
     inputs = processor(images(shared_images, 2))
@@ -217,7 +217,7 @@ def test_checkpoint_without_an_oracle(tmp_path, capsys):
     model.save(tmp_path / "a.keras")
     arguments = ["port", str(tmp_path / "a.keras"), "-o", str(tmp_path / "out"), "--verify"]
     assert main(arguments) == 1
-    assert "not verified: Expected a source in the format of Hugging Face, " in capsys.readouterr().err
+    assert "not verified: Expected a source in one of the formats Hugging Face, " in capsys.readouterr().err
     source = port(
         saved(random_model("ViTForImageClassification", **MICRO), tmp_path / "b"), tmp_path / "c", num_labels=3
     )

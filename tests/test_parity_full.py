@@ -50,7 +50,7 @@ def numpy_state(model):
 
 
 def clear(model):
-    """Sets the parameters of a torch model to zero, so that what it holds next is what it loads next."""
+    """Sets the parameters of a torch model to zero, so that what it holds afterwards is what it loaded."""
     for parameter in model.parameters():
         torch.nn.init.zeros_(parameter)
 

@@ -11,9 +11,9 @@ from conftest import ROOT
 from PIL import Image
 
 import tfdeit
-from tfdeit.arguments import DEFAULT_MODEL
 from tfdeit.checkpoint.files import find_directory
 from tfdeit.checkpoint.readers import read_weights
+from tfdeit.cli.arguments import DEFAULT_MODEL
 
 
 @pytest.fixture(scope="module")

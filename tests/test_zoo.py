@@ -8,8 +8,8 @@ import pytest
 from conftest import ROOT
 
 from tfdeit import zoo
-from tfdeit.arguments import PROTOCOLS
 from tfdeit.config import DeiTConfig, ViTConfig
+from tfdeit.protocols import PROTOCOLS
 
 every_row = pytest.mark.parametrize("row", zoo.CHECKPOINTS, ids=lambda row: row.name)
 

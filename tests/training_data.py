@@ -4,8 +4,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from tfdeit.data.recipe import Recipe
-from tfdeit.data.sources import Source
+from tfdeit.augmentation.recipe import Recipe
+from tfdeit.data.source import Source
 
 PLAIN = Recipe(auto_augment=None, hflip=0, reprob=0, mean=(0, 0, 0), std=(1 / 255,) * 3)  # crops only
 

@@ -7,12 +7,12 @@ __version__ = "0.1.0"
 
 # Public name -> module: imported at first use, as TensorFlow takes seconds and the command line must not wait for it.
 _MODULES = {
-    "backbone": ["TFDeiTModel", "TFViTModel"],
+    "network.backbone": ["TFDeiTModel", "TFViTModel"],
     "config": ["DeiTConfig", "ViTConfig"],
-    "inference": ["get_model", "inference_model"],
-    "images": ["ImageError", "decode_image"],
-    "layers": ["MLP", "PatchEmbedding", "SelfAttention", "TokenConcatenation", "TransformerBlock"],
-    "models": [
+    "inference.by_name": ["get_model", "inference_model"],
+    "preprocessing.images": ["ImageError", "decode_image"],
+    "network.layers": ["MLP", "PatchEmbedding", "SelfAttention", "TokenConcatenation", "TransformerBlock"],
+    "network.models": [
         "TFAutoModelForImageClassification",
         "TFDeiTForImageClassification",
         "TFDeiTForImageClassificationWithTeacher",
@@ -20,7 +20,7 @@ _MODULES = {
         "TFViTForImageClassification",
         "TFViTForMaskedImageModeling",
     ],
-    "processing": [
+    "preprocessing.processors": [
         "AutoFeatureExtractor",
         "AutoImageProcessor",
         "DeiTFeatureExtractor",
@@ -34,6 +34,7 @@ _MODULES = {
     "zoo": ["list_models"],
     "checkpoint.port": ["port"],
     "exports.export": ["export_model"],
+    "exports.saved_model.export": ["export_saved_model"],
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

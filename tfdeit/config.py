@@ -3,11 +3,11 @@
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tfdeit.hints import did_you_mean
+from tfdeit.presentation.hints import did_you_mean
 
 ACTIVATIONS = (
     "gelu",
@@ -24,15 +24,15 @@ ACTIVATIONS = (
 ATTENTION_IMPLEMENTATIONS = ("eager", "sdpa")
 
 Size = int | tuple[int, int]
-_FROM_OTHERS: Any = None  # default of the fields that follow from others: no config has None there
+_DERIVED: Any = None  # default of fields that are derived from others: in a config they are never None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ViTConfig:
     """Architecture and labels of a Vision Transformer (Dosovitskiy et al. 2021, arXiv:2010.11929).
 
-    Field names and defaults are those of Hugging Face's config.json. Keys of a file that are not a field here
-    are kept in `extra` and written back by `to_dict`.
+    Field names and defaults are those of Hugging Face's config.json. Other keys of a file are kept in `extra` and
+    written back by `to_dict`.
 
     Args:
         hidden_size: width D of the tokens; a multiple of `num_attention_heads`.
@@ -42,27 +42,27 @@ class ViTConfig:
         hidden_act: activation of the MLP, one of `ACTIVATIONS`; "gelu" is the exact (erf) one.
         hidden_dropout_prob: dropout rate after the embeddings and on both branches of a block, in [0, 1).
         attention_probs_dropout_prob: dropout rate of the attention probabilities, in [0, 1).
-        drop_path_rate: stochastic depth: rate of the last block, rising linearly from 0, in [0, 1).
+        drop_path_rate: rate of stochastic depth in the last block, in [0, 1); it rises linearly from 0.
         initializer_range: standard deviation of the initial weights.
-        layer_norm_eps: epsilon of every LayerNorm; part of a checkpoint (1e-12 on the hub, 1e-6 in timm).
+        layer_norm_eps: epsilon of every LayerNorm; depends on the checkpoint (1e-12 on the hub, 1e-6 in timm).
         image_size: pixels, one int or (height, width); a multiple of `patch_size`.
         patch_size: pixels, one int or (height, width).
         num_channels: channels of the image.
         qkv_bias: whether the query, key and value projections have a bias.
-        encoder_stride: pixels per token side that the masked-image decoder writes.
+        encoder_stride: side, in pixels, of the square that the masked-image decoder writes for each token.
         pooler_output_size: width of the pooler; None means `hidden_size`.
         pooler_act: activation of the pooler, one of `ACTIVATIONS`.
-        layerscale_value: initial value of LayerScale, a learned factor per channel of both branches of a block; None
-            for none. DeiT III has it. transformers has it in DINOv2, whose name this is, but not in ViT or DeiT.
-        no_embed_class: whether the position table has rows for the patches only, as DeiT III's (the name is timm's).
-        uniform_drop_path: whether all blocks have the rate `drop_path_rate`, as DeiT III's.
+        layerscale_value: initial value of LayerScale, a learned factor per channel on both branches of a block, as in
+            DeiT III; None for no LayerScale. Named as in transformers' DINOv2; its ViT and DeiT have none.
+        no_embed_class: whether the position table has rows for the patches only, as in DeiT III. Named as in timm.
+        uniform_drop_path: whether all blocks have the rate `drop_path_rate`, as in DeiT III.
         attn_implementation: "sdpa" uses the backend's fused attention where it has one, "eager" never does.
         output_hidden_states: default of the models' argument of the same name.
         output_attentions: default of the models' argument of the same name.
         num_labels: number of classes; None means as many as `id2label` has, or 2. 0 removes the head.
         id2label: class index -> name; None means LABEL_0, LABEL_1, ...
         label2id: class name -> index; None means the inverse of `id2label`.
-        extra: further keys of the config.json.
+        extra: other keys of the config.json.
 
     Raises:
         ValueError: naming the field, what was expected and what was received.
@@ -86,7 +86,7 @@ class ViTConfig:
     num_channels: int = 3
     qkv_bias: bool = True
     encoder_stride: int = 16
-    pooler_output_size: int = _FROM_OTHERS
+    pooler_output_size: int = _DERIVED
     pooler_act: str = "tanh"
     layerscale_value: float | None = None
     no_embed_class: bool = False
@@ -94,9 +94,9 @@ class ViTConfig:
     attn_implementation: str = "sdpa"
     output_hidden_states: bool = False
     output_attentions: bool = False
-    num_labels: int = _FROM_OTHERS
-    id2label: Mapping[int, str] = _FROM_OTHERS
-    label2id: Mapping[str, int] = _FROM_OTHERS
+    num_labels: int = _DERIVED
+    id2label: Mapping[int, str] = _DERIVED
+    label2id: Mapping[str, int] = _DERIVED
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -130,47 +130,12 @@ class ViTConfig:
         object.__setattr__(self, "label2id", {str(name): int(index) for name, index in label2id.items()})
 
     def _validate(self) -> None:
-        for name in (
-            "hidden_size",
-            "num_attention_heads",
-            "intermediate_size",
-            "num_channels",
-            "encoder_stride",
-            "pooler_output_size",
-        ):
-            value = getattr(self, name)
-            _check(type(value) is int and value > 0, name, "a positive int", value)
-        depth = self.num_hidden_layers
-        _check(type(depth) is int and depth >= 0, "num_hidden_layers", "an int of at least 0", depth)
-        for name in ("image_size", "patch_size"):
-            value = getattr(self, name)
-            sides = value if isinstance(value, tuple) else (value, value)
-            ok = len(sides) == 2 and all(type(side) is int and side > 0 for side in sides)
-            _check(ok, name, "a positive int or a pair (height, width) of them", value)
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
-            value = getattr(self, name)
-            _check(isinstance(value, (int, float)) and 0 <= value < 1, name, "a rate in [0, 1)", value)
-        _check(self.layer_norm_eps > 0, "layer_norm_eps", "a positive number", self.layer_norm_eps)
-        scale = self.layerscale_value
-        _check(scale is None or isinstance(scale, (int, float)), "layerscale_value", "a number or None", scale)
-        for name in ("no_embed_class", "uniform_drop_path"):
-            _check(isinstance(getattr(self, name), bool), name, "True or False", getattr(self, name))
-        _check(self.initializer_range >= 0, "initializer_range", "a number of at least 0", self.initializer_range)
-        for name in ("hidden_act", "pooler_act"):
-            value = getattr(self, name)
-            _check(value in ACTIVATIONS, name, f"one of {', '.join(ACTIVATIONS)}", value)
-        _check(
-            self.attn_implementation in ATTENTION_IMPLEMENTATIONS,
-            "attn_implementation",
-            f"one of {', '.join(ATTENTION_IMPLEMENTATIONS)}",
-            self.attn_implementation,
-        )
-        _check(
-            self.hidden_size % self.num_attention_heads == 0,
-            "hidden_size",
-            f"a multiple of num_attention_heads={self.num_attention_heads}",
-            self.hidden_size,
-        )
+        for names, valid, expected in _FIELD_CHECKS:
+            for name in names:
+                _check(valid(getattr(self, name)), name, expected, getattr(self, name))
+        heads = self.num_attention_heads
+        divides = self.hidden_size % heads == 0
+        _check(divides, "hidden_size", f"a multiple of num_attention_heads={heads}", self.hidden_size)
         divides = all(i % p == 0 for i, p in zip(self.image_hw, self.patch_hw, strict=True))
         _check(divides, "image_size", f"a multiple of patch_size={self.patch_size}", self.image_size)
 
@@ -193,28 +158,28 @@ class ViTConfig:
 
     @property
     def num_patches(self) -> int:
-        """Patches of one image, N."""
+        """Number of patches of an image, N."""
         return self.grid[0] * self.grid[1]
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of one image, T: the prefix tokens and the patches."""
+        """Number of tokens of an image, T: the prefix tokens and the patches."""
         return self.num_prefix_tokens + self.num_patches
 
     @property
     def num_prefix_positions(self) -> int:
-        """Rows of the position table before those of the patches."""
+        """Number of rows of the position table before those of the patches."""
         return 0 if self.no_embed_class else self.num_prefix_tokens
 
     @property
     def drop_path_rates(self) -> list[float]:
-        """Rate of stochastic depth of each block."""
+        """Rate of stochastic depth in each block."""
         rate, last = self.drop_path_rate, max(self.num_hidden_layers - 1, 1)
         return [rate if self.uniform_drop_path else rate * i / last for i in range(self.num_hidden_layers)]
 
     @property
     def num_params(self) -> int:
-        """Parameters of the classifier: the backbone without pooler, and one head per prefix token."""
+        """Number of parameters of the classifier: the backbone without pooler, and one head per prefix token."""
         width, hidden, patch = self.hidden_size, self.intermediate_size, self.patch_hw[0] * self.patch_hw[1]
         positions = self.num_prefix_positions + self.num_patches
         embeddings = (patch * self.num_channels + 1) * width + (self.num_prefix_tokens + positions) * width
@@ -227,10 +192,10 @@ class ViTConfig:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of the features of one image, as MMPretrain's model tables count them.
+        """Multiply-accumulates to compute the features of one image, as MMPretrain's model tables count them.
 
-        Every multiplication of the patch projection, the dense layers and both attention products once, and five
-        operations per element of each LayerNorm; the heads (at most 0.1%) are not in those tables.
+        Each multiplication of the patch projection, the dense layers and both attention products counts once, each
+        element of a LayerNorm five times. Those tables leave out the heads (at most 0.1%).
         """
         width, tokens = self.hidden_size, self.num_tokens
         projection = self.num_patches * self.patch_hw[0] * self.patch_hw[1] * self.num_channels * width
@@ -242,7 +207,7 @@ class ViTConfig:
     # Copies and files.
 
     def replace(self, **changes: Any) -> "ViTConfig":
-        """Returns a validated copy with `changes`; `num_labels` and `id2label` each renew the other label fields."""
+        """Returns a validated copy with `changes`; `num_labels` or `id2label` replaces the other label fields too."""
         if {"num_labels", "id2label"} & set(changes):
             changes = {"num_labels": None, "id2label": None, "label2id": None} | changes
         if "hidden_size" in changes and self.pooler_output_size == self.hidden_size:
@@ -251,18 +216,14 @@ class ViTConfig:
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns what config.json holds, `extra` included, ready for JSON; `id2label` stands for `num_labels`."""
+        """Returns the contents of config.json, `extra` included, ready for JSON; `id2label` implies `num_labels`."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "extra"}
         fields |= {name: list(v) for name, v in fields.items() if isinstance(v, tuple)}
         fields["id2label"] = {str(index): name for index, name in self.id2label.items()}
         fields["label2id"] = dict(self.label2id)
         del fields["num_labels"]
-        for name in (
-            "layerscale_value",
-            "no_embed_class",
-            "uniform_drop_path",
-        ):  # unknown to transformers, so only where they are on
-            if fields[name] in (None, False):
+        for name in ("layerscale_value", "no_embed_class", "uniform_drop_path"):
+            if fields[name] in (None, False):  # written only where used, as transformers does not know them
                 del fields[name]
         return {**self.extra, "model_type": self.model_type, **fields}
 
@@ -271,7 +232,7 @@ class ViTConfig:
         """Builds the config from the contents of a config.json.
 
         Raises:
-            ValueError: for a file of another model type, or an invalid field.
+            ValueError: if the model type is another, or a field is invalid.
         """
         model_type = values.get("model_type", cls.model_type)
         if model_type != cls.model_type:
@@ -281,7 +242,7 @@ class ViTConfig:
         known = {f.name for f in dataclasses.fields(cls)} - {"extra"}
         fields = {name: value for name, value in values.items() if name in known}
         if fields.get("id2label") is not None:
-            fields.pop("num_labels", None)  # old files hold both, and id2label is the one that labels come from
+            fields.pop("num_labels", None)  # old files hold both, and id2label has the labels
         extra = {name: value for name, value in values.items() if name not in known and name != "model_type"}
         return cls(**fields, extra=extra)
 
@@ -303,7 +264,7 @@ class ViTConfig:
 
     @classmethod
     def check_names(cls, changes: Iterable[str]) -> None:
-        """Raises a ValueError for the first of `changes` that is no field, with one that comes close."""
+        """Raises ValueError for the first of `changes` that is not a field, suggesting a similar one."""
         known = [f.name for f in dataclasses.fields(cls)]
         for name in changes:
             if name not in known:
@@ -335,7 +296,7 @@ def read_config(source: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(source)
     path = path / "config.json" if path.is_dir() else path
     if not path.is_file():
-        raise FileNotFoundError(f"Expected a file {path.name} in {path.parent}. Received: none.")
+        raise FileNotFoundError(f"Expected a file {path.name} in {path.parent}. Received: no such file.")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -348,3 +309,35 @@ def read_config(source: str | os.PathLike[str]) -> dict[str, Any]:
 def _check(ok: bool, name: str, expected: str, received: Any) -> None:
     if not ok:
         raise ValueError(f"Expected {name} to be {expected}. Received: {name}={received!r}.")
+
+
+def _is_positive_int(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_size(value: Any) -> bool:
+    sides = value if isinstance(value, tuple) else (value, value)
+    return len(sides) == 2 and all(map(_is_positive_int, sides))
+
+
+_FIELD_CHECKS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (  # fields, test, what is expected
+    (("hidden_size", "num_attention_heads", "intermediate_size"), _is_positive_int, "a positive int"),
+    (("num_channels", "encoder_stride", "pooler_output_size"), _is_positive_int, "a positive int"),
+    (("num_hidden_layers",), lambda depth: type(depth) is int and depth >= 0, "an int of at least 0"),
+    (("image_size", "patch_size"), _is_size, "a positive int or a pair (height, width) of them"),
+    (
+        ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"),
+        lambda rate: isinstance(rate, (int, float)) and 0 <= rate < 1,
+        "a rate in [0, 1)",
+    ),
+    (("layer_norm_eps",), lambda epsilon: epsilon > 0, "a positive number"),
+    (("layerscale_value",), lambda scale: scale is None or isinstance(scale, (int, float)), "a number or None"),
+    (("no_embed_class", "uniform_drop_path"), lambda value: isinstance(value, bool), "True or False"),
+    (("initializer_range",), lambda deviation: deviation >= 0, "a number of at least 0"),
+    (("hidden_act", "pooler_act"), ACTIVATIONS.__contains__, f"one of {', '.join(ACTIVATIONS)}"),
+    (
+        ("attn_implementation",),
+        ATTENTION_IMPLEMENTATIONS.__contains__,
+        f"one of {', '.join(ATTENTION_IMPLEMENTATIONS)}",
+    ),
+)

@@ -1,4 +1,4 @@
-"""The names of classes: ImageNet's, those that a user gives, and those of a data set among a model's."""
+"""The names of classes: ImageNet's, a user's, and those of a data set matched with a model's."""
 
 import os
 from collections import Counter
@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-_SHOWN = 20  # names in a message
+from tfdeit.presentation.terminal import counted
+
+_SHOWN = 20  # names listed in a message, at most
 
 
 @cache
 def imagenet_classes() -> dict[str, str]:
-    """Returns the 1000 classes of ImageNet-1k in their order: the synset in WordNet 3.0 -> its words, as on the hub."""
+    """Returns the 1000 classes of ImageNet-1k in order: synset of WordNet 3.0 -> its words, as on the hub."""
     lines = (Path(__file__).parent / "imagenet.tsv").read_text(encoding="utf-8").splitlines()
     return dict(line.split("\t") for line in lines if not line.startswith("#"))
 
@@ -22,37 +24,38 @@ def imagenet_id2label() -> dict[int, str]:
 
 
 def name_classes(labels: str | os.PathLike[str] | Sequence[str], count: int) -> list[str]:
-    """Returns the names of `count` classes: those given, or the lines of a text file.
+    """Returns the names of `count` classes: the given ones, or the lines of a text file.
 
     Raises:
         ValueError: if there are more or fewer.
     """
     where = ""
     if isinstance(labels, (str, os.PathLike)):
-        where = f" in {labels}, a line each"
+        where = f" in {labels}, one per line"
         labels = Path(labels).read_text(encoding="utf-8").splitlines()
     if len(labels) != count:
-        raise ValueError(f"Expected a label for each of {count} classes. Received: {len(labels)} labels{where}.")
+        received = counted(len(labels), "label")
+        raise ValueError(f"Expected {counted(count, 'label')}, one per class. Received: {received}{where}.")
     return list(labels)
 
 
 def match_classes(names: Sequence[str], id2label: Mapping[int, str]) -> tuple[list[int], str | None]:
     """Finds the classes of a data set among those of a model.
 
-    A name is a label, an ImageNet synset (n01440764) where the model knows ImageNet, one of the words of a label
-    (`tench` of "tench, Tinca tinca"), or the index of a class, in this order; what stands for several classes stands
-    for none. Case does not matter, and `_` is a space. Where there are as many names as labels, and those that are
-    found are in the same order, all are taken to be.
+    A name may be a label, an ImageNet synset (n01440764) if the model's classes are ImageNet's, one of the words of a
+    label (`tench` of "tench, Tinca tinca"), or the index of a class, tried in this order; an ambiguous name matches
+    nothing. Case is ignored, and `_` counts as a space. If there are as many names as labels, and those that match
+    are in the same order, the others are matched by position.
 
     Args:
-        names: of the classes of the data set, in their order.
+        names: of the classes of the data set, in order.
         id2label: class index -> name, of the model.
 
     Returns:
-        The index of each name, and a note if the order had to tell.
+        The index of each name; and a note that lists those matched by position, or None.
 
     Raises:
-        ValueError: listing the names that stand for no class.
+        ValueError: listing the names that match no class.
     """
     index_of = _indices(id2label)
     found = [index_of.get(_plain(name)) for name in names]
@@ -62,18 +65,19 @@ def match_classes(names: Sequence[str], id2label: Mapping[int, str]) -> tuple[li
     if len(names) == len(id2label) and all(index in (None, place) for place, index in enumerate(found)):
         pairs = [f"{names[i]} = {id2label[i]}" for i in unknown[:_SHOWN]]
         return list(range(len(names))), (
-            f"{len(unknown)} classes of the data have other names than the model's, and are taken for them in order: "
+            f"{counted(len(unknown), 'class')} of the data matched by position, as the model has other names: "
             f"{_listed(pairs, len(unknown))}"
         )
     known = _listed([*map(repr, id2label.values())][:_SHOWN], len(id2label))
     raise ValueError(
-        f"Expected classes of the model: {known}. Received: {len(unknown)} of {len(names)} classes that are none: "
+        f"Expected classes of the model: {known}. "
+        f"Received: {counted(len(unknown), 'unknown class')} out of {len(names)}: "
         f"{_listed([repr(names[i]) for i in unknown[:_SHOWN]], len(unknown))}. Rename them, or leave them out."
     )
 
 
 def _indices(id2label: Mapping[int, str]) -> dict[str, int]:
-    """All that stands for one class -> its index."""
+    """Returns every name that means exactly one class -> its index."""
     labels = {index: _plain(label) for index, label in id2label.items()}
     tiers = [
         [(label, index) for index, label in labels.items()],
@@ -89,7 +93,7 @@ def _indices(id2label: Mapping[int, str]) -> dict[str, int]:
 
 
 def _knows_imagenet(id2label: Mapping[int, str]) -> bool:
-    """Whether the labels are ImageNet's, but for some spelling; or there are as many, and none has a name."""
+    """Whether the labels are ImageNet's, bar the spelling of a few; or are as many, and have no names."""
     words = imagenet_id2label()
     if len(id2label) != len(words):
         return False

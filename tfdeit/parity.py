@@ -1,4 +1,4 @@
-"""Parity: a ported checkpoint against the implementation that the source was made for, block by block."""
+"""Parity: compares a ported checkpoint, block by block, with the implementation that its source was made for."""
 
 import datetime
 import importlib
@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from tfdeit import backbone, models
 from tfdeit.checkpoint import CheckpointError
 from tfdeit.checkpoint.port import port
 from tfdeit.checkpoint.source import Source, checksums
 from tfdeit.config import ViTConfig
+from tfdeit.network import backbone, models
 
 TOLERANCE = 1e-4
 _WITHOUT_SHAPE = ("num_attention_heads", "layer_norm_eps", "hidden_act", "image_size")
@@ -26,11 +26,11 @@ _BATCH = 2
 
 
 class Answer(NamedTuple):
-    """What a model answers.
+    """What a model computes.
 
     Attributes:
         blocks: the tokens after each block, (B, T, D).
-        final: logits (B, C); of a model without a head, the normalised tokens (B, T, D); of one that reconstructs,
+        final: logits (B, C); for a model without a head, the normalised tokens (B, T, D); for one that reconstructs,
             pixels (B, H, W, C).
     """
 
@@ -50,7 +50,7 @@ def verify(source: Source, output: str | os.PathLike[str]) -> dict[str, Any]:
         output: what it wrote.
 
     Returns:
-        The report: the largest absolute difference of each block and of the logits, whether all are within
+        The report: the largest absolute difference in each block and in the logits, whether all are within
         `TOLERANCE`, versions and checksums.
 
     Raises:
@@ -60,7 +60,7 @@ def verify(source: Source, output: str | os.PathLike[str]) -> dict[str, Any]:
     if (source.config.grid, source.config.num_labels) != (source.stored.grid, source.stored.num_labels):
         raise NoOracle("Expected a checkpoint of the source's image size and labels. Received: one that was changed.")
     if source.format not in _ORACLES:
-        raise NoOracle(f"Expected a source in the format of {', '.join(_ORACLES)}. Received: {source.format}.")
+        raise NoOracle(f"Expected a source in one of the formats {', '.join(_ORACLES)}. Received: {source.format}.")
     oracle, package = _ORACLES[source.format]
     shape = (_BATCH, *source.config.image_hw, source.config.num_channels)
     pixel_values = np.random.default_rng(0).normal(size=shape).astype("float32")
@@ -86,7 +86,7 @@ def verify(source: Source, output: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def write_report(report: Mapping[str, Any], output: str | os.PathLike[str]) -> Path:
-    """Writes parity.json and parity.md into the directory `output`, or beside the file; returns the latter's path."""
+    """Writes parity.json and parity.md into the directory `output`, or beside that file; returns the latter's path."""
     output = Path(output)
     stem = output / "parity" if output.is_dir() else output.with_name(f"{output.name}.parity")
     Path(f"{stem}.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -121,11 +121,11 @@ def table(report: Mapping[str, Any]) -> str:
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.abs(a - b).max())  # of two shapes it raises
+    return float(np.abs(a - b).max())  # raises if the shapes differ
 
 
 def _own_answer(source: Source, output: Path, pixel_values: np.ndarray) -> Answer:
-    """Runs our model on the weights in `output`, which go through the hub's format unless they are in it."""
+    """Runs our model on the weights in `output`, which are converted to the hub's format first if need be."""
     model_class = getattr(models, f"TF{source.architecture}", None) or getattr(backbone, f"TF{source.architecture}")
     with tempfile.TemporaryDirectory() as directory:
         if not output.is_dir():
@@ -150,7 +150,7 @@ def _import(name: str) -> types.ModuleType:
 
 
 def _load_tensors(torch: types.ModuleType, path: Path) -> dict[str, Any]:
-    """Reads a state dict by its own framework, not by our readers."""
+    """Reads a state dict with its own framework, not with our readers."""
     if path.suffix == ".safetensors":
         values = _import("safetensors.torch").load_file(path)
     else:
@@ -165,7 +165,7 @@ def _channels_first(torch: types.ModuleType, pixel_values: np.ndarray) -> Any:
 
 
 def _transformers_answer(source: Source, pixel_values: np.ndarray) -> Answer:
-    """Runs transformers' model on the source, as transformers loads it: none of its parameters may be missing."""
+    """Runs transformers' model on the source, as transformers loads it; none of its parameters may be missing."""
     torch, transformers = _import("torch"), _import("transformers")
     model_class = getattr(transformers, source.architecture)
     options = {"output_loading_info": True, "dtype": torch.float32}
@@ -178,7 +178,7 @@ def _transformers_answer(source: Source, pixel_values: np.ndarray) -> Answer:
         tensors = _load_tensors(torch, source.path)
         model, info = model_class.from_pretrained(None, config=config, state_dict=tensors, **options)
     if info["missing_keys"] or info["mismatched_keys"]:
-        raise CheckpointError(f"Expected transformers to load {source.path} whole. Received: {info}.")
+        raise CheckpointError(f"Expected transformers to load all of {source.path}. Received: {info}.")
     with torch.no_grad():
         outputs = model.eval()(_channels_first(torch, pixel_values), output_hidden_states=True)
     final = next(iter(outputs.values())).numpy()
@@ -187,14 +187,14 @@ def _transformers_answer(source: Source, pixel_values: np.ndarray) -> Answer:
 
 
 def timm_model(config: ViTConfig, no_embed_class: bool) -> Any:
-    """Returns timm's model of a config, with random weights.
+    """Builds timm's model for a config, with random weights.
 
     Args:
         config: the config.
-        no_embed_class: whether prefix tokens get no position; also for a table with a row for them that is zero.
+        no_embed_class: whether prefix tokens get no position; also true of a table whose rows for them are zero.
 
     Raises:
-        NoOracle: if there is no timm that works.
+        NoOracle: if timm cannot be imported.
     """
     timm = _import("timm.models")
     distilled = config.model_type == "deit"
@@ -215,7 +215,7 @@ def timm_model(config: ViTConfig, no_embed_class: bool) -> Any:
 
 
 def _timm_answer(source: Source, pixel_values: np.ndarray) -> Answer:
-    """Runs timm's model on the source file: its state dict strictly, or Google's npz by timm's own loader."""
+    """Runs timm's model on the source file: a state dict loaded strictly, or Google's npz with timm's own loader."""
     torch, config = _import("torch"), source.config
     model = timm_model(config, no_embed_class=config.no_embed_class or source.format == "Big Vision npz")
     if source.format == "timm":
@@ -223,7 +223,7 @@ def _timm_answer(source: Source, pixel_values: np.ndarray) -> Answer:
     else:
         try:
             model.load_pretrained(str(source.path))
-        except KeyError as error:  # stacks of blocks, which older versions do not read
+        except KeyError as error:  # stacked blocks, which older versions do not read
             raise NoOracle(f"Expected a file that timm reads. Received: {source.path}, without {error}.") from error
     blocks: list[np.ndarray] = []
     for block in model.blocks:

@@ -1,7 +1,7 @@
-"""Separable resampling: position tables as torch and timm do it, images bit for bit as Pillow does it.
+"""Separable resampling: position tables as in torch and timm, images bit for bit as in Pillow.
 
-Every kernel here is linear and separable, so one axis is described either by a small dense matrix
-(position tables, inside the network) or by banded taps (images, where the matrix is nearly empty).
+Every kernel here is linear and separable, so one axis is described either by a small dense matrix (position tables,
+inside the network) or by banded taps (images, where the matrix is nearly empty).
 """
 
 import functools
@@ -16,7 +16,7 @@ import PIL
 
 
 def _cubic(x, a, xp=np):
-    """Keys' cubic convolution kernel with slope `a` at 1."""
+    """Evaluate Keys' cubic convolution kernel with slope `a` at 1."""
     x = xp.abs(x)
     inner = ((a + 2) * x - (a + 3)) * x * x + 1
     outer = (((x - 5) * x + 8) * x - 4) * a
@@ -24,7 +24,7 @@ def _cubic(x, a, xp=np):
 
 
 def _clamped_matrix(in_size, out_size, kernel, taps):
-    """Point-sampled kernel of `taps` taps, pixel centres at half-integers, edge pixels repeated."""
+    """Sample a kernel at `taps` points; pixel centres are at half-integers, edge pixels are repeated."""
     source = (np.arange(out_size) + 0.5) * in_size / out_size - 0.5
     columns = np.floor(source).astype(int)[:, None] + np.arange(taps) - (taps // 2 - 1)
     matrix = np.zeros((out_size, in_size))
@@ -52,11 +52,11 @@ _MATRICES: dict[str, Callable[[int, int], np.ndarray]] = {
 
 
 def interpolation_matrix(in_size: int, out_size: int, kernel: str = "torch") -> np.ndarray:
-    """Matrix that resamples one axis of a position table.
+    """Build the matrix that resamples one axis of a position table.
 
     Args:
         in_size: Length of the axis, at least 1.
-        out_size: Wanted length, at least 1.
+        out_size: Length to resample to, at least 1.
         kernel: "torch": bicubic (A = -0.75), no antialiasing, edges repeated, as
             `torch.nn.functional.interpolate(mode="bicubic")` (Hugging Face, DeiT's own code, MMPretrain).
             "timm": the same call with `antialias=True` (A = -0.5, edges renormalised).
@@ -66,12 +66,12 @@ def interpolation_matrix(in_size: int, out_size: int, kernel: str = "torch") -> 
         (out_size, in_size) float32. Rows sum to 1.
 
     Raises:
-        ValueError: Unknown kernel, or a size below 1.
+        ValueError: The kernel is unknown, or a size is below 1.
     """
     if kernel not in _MATRICES:
-        raise ValueError(f"Expected a kernel out of {sorted(_MATRICES)}. Received: kernel={kernel!r}")
+        raise ValueError(f"Expected kernel to be one of {', '.join(sorted(_MATRICES))}. Received: {kernel!r}.")
     if in_size < 1 or out_size < 1:
-        raise ValueError(f"Expected sizes of at least 1. Received: in_size={in_size}, out_size={out_size}")
+        raise ValueError(f"Expected sizes of at least 1. Received: in_size={in_size}, out_size={out_size}.")
     return _MATRICES[kernel](in_size, out_size).astype("float32")
 
 
@@ -80,7 +80,7 @@ def resize_positions(table: np.ndarray, size: tuple[int, int], kernel: str = "to
 
     Args:
         table: (h, w, D), the patch part of a position table (no class or distillation row).
-        size: Wanted (height, width) in patches.
+        size: (height, width) to resample to, in patches.
         kernel: See `interpolation_matrix`.
 
     Returns:
@@ -96,7 +96,7 @@ def resize_positions(table: np.ndarray, size: tuple[int, int], kernel: str = "to
 
 
 def _libm(function, xp):
-    """An elementwise function as Pillow calls it (NumPy's vectorised ones may differ by an ulp)."""
+    """Return an elementwise function that agrees with Pillow's (NumPy's vectorised ones may differ by an ulp)."""
     return np.vectorize(getattr(math, function), otypes=[float]) if xp is np else getattr(xp, function)
 
 
@@ -125,7 +125,7 @@ _FILTERS: dict[str, tuple[float, Callable]] = {
 
 
 def filter_span(in_size, out_size, name: str, rows, xp=np):
-    """Which input pixels make each output row.
+    """Find the input pixels that make up each output row.
 
     Args:
         in_size: Length of the axis.
@@ -135,7 +135,7 @@ def filter_span(in_size, out_size, name: str, rows, xp=np):
         xp: The array library: numpy; or keras.ops, inside a graph where sizes are float64 tensors.
 
     Returns:
-        First pixel, and the one after the last, each (R,) float64 whole numbers that never decrease.
+        The first pixel, and the one after the last, each (R,) float64 whole numbers that never decrease.
     """
     step = in_size / out_size
     if name == "nearest":
@@ -149,7 +149,7 @@ def filter_span(in_size, out_size, name: str, rows, xp=np):
 
 
 def filter_weights(in_size, out_size, name: str, rows, columns, xp=np):
-    """Weights of input pixels in output rows.
+    """Compute the weights of input pixels in output rows.
 
     Args:
         in_size: As for `filter_span`.
@@ -173,7 +173,7 @@ def filter_weights(in_size, out_size, name: str, rows, columns, xp=np):
 
 
 def _bands(in_size, out_size, name, rows):
-    """Start (R,) and weights (R, K) of rows of the output, without the zeros around."""
+    """Compute start (R,) and weights (R, K) of rows of the output, without the zeros around them."""
     start, stop = filter_span(in_size, out_size, name, rows)
     columns = start[:, None] + np.arange((stop - start).max())
     return start.astype(int), filter_weights(in_size, out_size, name, rows, columns)
@@ -194,19 +194,19 @@ class Taps(NamedTuple):
 class ResizePlan(NamedTuple):
     """How to resize and crop images of one size, see `plan_resize`."""
 
-    source: tuple[slice, slice]  # the rows and columns of the input that are read
+    source: tuple[slice, slice]  # rows and columns of the input that are read
     rows: Taps  # counted from the first row that is read
     columns: Taps
     vertical: bool  # the vertical pass comes first
 
 
 def fixed_point(weights, xp=np):
-    """Weights as the whole numbers that Pillow multiplies 8-bit pixels with."""
+    """Convert weights to the whole numbers by which Pillow multiplies 8-bit pixels."""
     return xp.sign(weights) * xp.floor(xp.abs(weights) * 2**BITS + 0.5)
 
 
 def vertical_first(in_size, out_size, order: str | None = None):
-    """Whether Pillow resizes the rows before the columns.
+    """Whether Pillow does the vertical pass before the horizontal one.
 
     Args:
         in_size: (height, width) of the image, whole numbers or tensors of them.
@@ -239,19 +239,19 @@ def plan_resize(
     window: tuple[int, int, int, int] | None = None,
     order: str | None = None,
 ) -> ResizePlan:
-    """Pillow's 8-bit resize as the integers it multiplies with, for the wanted part of the result only.
+    """Plan Pillow's 8-bit resize as the integers by which it multiplies, for only the wanted part of the result.
 
-    Plans are made on the host and their taps passed to compiled code: XLA rounds the weights inconsistently.
+    Plans are made on the host, and their taps are passed to compiled code: XLA rounds the weights inconsistently.
 
     Args:
         in_size: (height, width) of the image in pixels.
         out_size: (height, width) to resize to.
         name: "nearest", "box", "bilinear", "hamming", "bicubic" or "lanczos".
-        window: (top, left, height, width) to cut out of the resized image, all of it by default. What lies
-            outside the resized image comes out 0.
-        order: Which pass comes first; it changes the last bit of some pixels. "horizontal": Pillow up to 12.
-            "pillow13": vertical when the height shrinks by more than twice what the width does.
-            None: as the installed Pillow.
+        window: (top, left, height, width) to cut out of the resized image, all of it by default. Pixels outside the
+            resized image are 0.
+        order: Which pass comes first, which changes the last bit of some pixels. "horizontal": Pillow up to 12.
+            "pillow13": vertical if the height shrinks by more than twice as much as the width. None: as in the
+            installed Pillow.
 
     Reference: Pillow's src/libImaging/Resample.c and Geometry.c.
     """
@@ -292,7 +292,7 @@ def _resample_axis(image, taps, axis, xp):
 
 
 def taps_matrix(taps: Taps, in_size: int) -> np.ndarray:
-    """The same resampling as a dense (count, in_size) float32 matrix."""
+    """Convert taps to a dense matrix, (count, in_size) float32."""
     return _band_matrix(taps.start, taps.weights / 2**BITS, in_size).astype("float32")
 
 
@@ -307,7 +307,7 @@ def resample_float(image, rows, columns, vertical: bool, xp=np):
         xp: The array library: numpy or keras.ops.
 
     Returns:
-        (B, rows, columns, C) float32, whole numbers in 0..255. About one in ten thousand is 1 off Pillow's.
+        (B, rows, columns, C) float32, whole numbers in 0..255. About one in ten thousand differs from Pillow's by 1.
     """
     passes = [("oh,bhwc->bowc", rows), ("ow,bhwc->bhoc", columns)]
     for equation, matrix in passes if vertical else reversed(passes):
@@ -317,9 +317,9 @@ def resample_float(image, rows, columns, vertical: bool, xp=np):
 
 
 def bucket(length: int) -> int:
-    """Returns the smallest of 1, 2, 3, 4, 6, 8, 12, 16, ... that is at least `length`.
+    """Return the smallest of 1, 2, 3, 4, 6, 8, 12, 16, ... that is at least `length`.
 
-    Padded to these lengths, images of all sizes have few shapes, and few functions are compiled for them.
+    Padded to these lengths, images of all sizes have only a few shapes, so only a few functions are compiled.
     """
     power = 1 << (length - 1).bit_length()
     return power * 3 // 4 if power * 3 // 4 >= length else power

@@ -1,7 +1,7 @@
-"""The zoo: one row per published checkpoint, with what it is, where it is, and how accurate under which protocol.
+"""The zoo: one row per published checkpoint, with what it is, where it is, and its accuracy under which protocol.
 
-Parameters and MACs are derived from a row's config. A figure or hash that its publisher does not state is None.
-`python -m tfdeit.zoo docs/zoo.md` renews the table in a file.
+Parameters and MACs are derived from a row's config. A figure or hash that the publisher does not state is None.
+`python -m tfdeit.zoo docs/zoo.md` updates the table in a file.
 """
 
 import dataclasses
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tfdeit.config import DeiTConfig, ViTConfig
-from tfdeit.hints import did_you_mean
 from tfdeit.labels import imagenet_id2label
+from tfdeit.presentation.hints import did_you_mean
 
 SIZES = {  # width, depth, heads; the MLP is four times as wide
     "tiny": (192, 12, 3),
@@ -23,6 +23,7 @@ SIZES = {  # width, depth, heads; the MLP is four times as wide
     "large": (1024, 24, 16),
     "huge": (1280, 32, 16),
 }
+DEIT3 = {"layer_norm_eps": 1e-6, "layerscale_value": 1e-4, "no_embed_class": True, "uniform_drop_path": True}
 FACEBOOK = "https://dl.fbaipublicfiles.com/deit"
 OPENMMLAB = "https://download.openmmlab.com/mmclassification/v0/deit"
 IN1K, IN21K = "ImageNet-1k", "ImageNet-21k"
@@ -30,7 +31,7 @@ MARKS = ("<!-- zoo -->\n", "<!-- end of zoo -->\n")  # around the table in docs/
 
 
 class Accuracy(NamedTuple):
-    """Accuracy on ImageNet-1k's validation images, in percent, and the preprocessing that it was measured with."""
+    """Accuracy on ImageNet-1k's validation images, in percent, and the preprocessing with which it was measured."""
 
     top1: float
     top5: float
@@ -42,17 +43,17 @@ class Checkpoint:
     """A row of the zoo.
 
     Args:
-        name: how this library calls it.
-        aliases: what timm, MMPretrain, keras-hub or its file call it.
+        name: its name in this library.
+        aliases: its names in timm, MMPretrain and keras-hub, and that of its file.
         title: what it is, in a few words.
-        paper: arXiv number.
+        paper: arXiv identifier.
         data: what it was trained on.
         config_class: `ViTConfig` or `DeiTConfig`.
         architecture: fields of the config.
         hub_id: repository on the Hugging Face hub, in that hub's format.
-        url: file of its publisher, in the publisher's format.
-        sha256: first digits of the hash of the file at `url`, in hexadecimal.
-        protocol: preprocessing of the row's source: the repository if there is one, the file if not.
+        url: the publisher's file, in its own format.
+        sha256: leading hexadecimal digits of the hash of the file at `url`.
+        protocol: preprocessing of the row's source: the repository if there is one, else the file.
         accuracy: on ImageNet-1k.
         licence: SPDX identifier.
     """
@@ -77,16 +78,16 @@ class Checkpoint:
 
     @property
     def file_names(self) -> tuple[str, ...]:
-        """The names of the publisher's file: its URL, and what that ends with."""
+        """Names of the publisher's file: its URL, and the last part of that."""
         return (self.url, self.url.rpartition("/")[2]) if self.url else ()
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All that `find` takes for this row."""
+        """Every name by which `find` finds this row."""
         return (self.name, *self.aliases, *([self.hub_id] if self.hub_id else []), *self.file_names)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the row and what is derived from it, ready for JSON."""
+        """Returns the row and the figures derived from it, ready for JSON."""
         config = self.config()
         top1, top5, measured_with = self.accuracy or (None, None, None)
         return {
@@ -128,7 +129,7 @@ def _architecture(size: str, patch_size: int, image_size: int, **options: Any) -
 
 
 def _deit(size: str, distilled: str, image_size: int, sha256: str, top1: float, top5: float) -> Checkpoint:
-    """A model of the DeiT paper; accuracies from its README, file names with hashes too."""
+    """A model of the DeiT paper; accuracies and file names, which hold hashes, are from its README."""
     name = f"deit_{size}{distilled and '_distilled'}_patch16_{image_size}"
     return Checkpoint(
         name=name,
@@ -147,7 +148,7 @@ def _deit(size: str, distilled: str, image_size: int, sha256: str, top1: float, 
 
 
 def _mmpretrain(name: str, file: str, top1: float, top5: float) -> Checkpoint:
-    """A model of MMPretrain's table; `file` is its name in MMClassification, a date and a hash."""
+    """A model of MMPretrain's table; `file` is made of its name in MMClassification, a date and a hash."""
     old_name, _, stamp = file.rpartition("_")
     image_size, distilled = (384 if "384px" in name else 224), "distilled" in name
     size = name.partition("_")[0].split("-")[1]
@@ -172,7 +173,7 @@ def _vit(size: str, patch_size: int, image_size: int, accuracy: Accuracy | None 
     name = f"vit_{size}_patch{patch_size}_{image_size}"
     return Checkpoint(
         name=name,
-        aliases=(f"{name}_imagenet", *([f"{name}.orig_in21k_ft_in1k"] if accuracy else [])),  # what timm still has
+        aliases=(f"{name}_imagenet", *([f"{name}.orig_in21k_ft_in1k"] if accuracy else [])),  # those still in timm
         title=f"ViT-{size}",
         paper="2010.11929",
         data=f"{IN21K}, then {IN1K}",
@@ -185,7 +186,7 @@ def _vit(size: str, patch_size: int, image_size: int, accuracy: Accuracy | None 
 
 
 def _vit_in21k(size: str, patch_size: int) -> Checkpoint:
-    """A model of the ViT paper before fine-tuning: its 21,843 classes were left out, features and pooler are there."""
+    """A model of the ViT paper before fine-tuning: features and pooler, without the head of 21,843 classes."""
     name = f"vit_{size}_patch{patch_size}_224"
     return Checkpoint(
         name=f"{name}_in21k",
@@ -201,7 +202,7 @@ def _vit_in21k(size: str, patch_size: int) -> Checkpoint:
 
 
 def _deit3(size: str, image_size: int, data: str, top1: float, top5: float) -> Checkpoint:
-    """A model of DeiT III; accuracies as timm measured them; the file names carry no hashes."""
+    """A model of DeiT III; accuracies as timm measured them; its file names hold no hashes."""
     patch_size, pretrained = (14 if size == "huge" else 16), data == IN21K
     name = f"deit3_{size}_patch{patch_size}_{image_size}"
     file = f"deit_3_{size}_{image_size}_{'21k' if pretrained else '1k'}"
@@ -213,13 +214,7 @@ def _deit3(size: str, image_size: int, data: str, top1: float, top5: float) -> C
         paper="2204.07118",
         data=f"{IN21K}, then {IN1K}" if pretrained else IN1K,
         config_class=ViTConfig,
-        architecture=_architecture(
-            *(size, patch_size, image_size),
-            layer_norm_eps=1e-6,
-            layerscale_value=1e-4,
-            no_embed_class=True,
-            uniform_drop_path=True,
-        ),
+        architecture=_architecture(size, patch_size, image_size, **DEIT3),
         url=f"{FACEBOOK}/{file}{'_v1' if file == 'deit_3_huge_224_21k' else ''}.pth",
         protocol=protocol,
         accuracy=Accuracy(top1, top5, protocol),
@@ -296,15 +291,15 @@ BY_NAME = {name: row for row in CHECKPOINTS for name in row.names}
 
 
 def list_models(pattern: str | None = None) -> list[str]:
-    """Returns the names of the rows that have a name, of those `find` knows, that `pattern` matches (`*`, `?`)."""
+    """Returns the names of all rows, or of those that `find` knows by a name matching `pattern` (`*`, `?`)."""
     return [row.name for row in CHECKPOINTS if pattern is None or fnmatch.filter(row.names, pattern)]
 
 
 def find(name: str) -> Checkpoint:
-    """Returns the row of that name, alias, hub id, URL or file name.
+    """Returns the row with that name, alias, hub id, URL or file name.
 
     Raises:
-        ValueError: if there is none, with the names that come close.
+        ValueError: if there is none, suggesting similar names.
     """
     if name in BY_NAME:
         return BY_NAME[name]
@@ -327,11 +322,11 @@ def markdown() -> str:
 
 
 def renew_table(text: str) -> str:
-    """Returns `text` with the table between `MARKS` renewed."""
+    """Returns `text` with the table between `MARKS` updated."""
     before, begin, rest = text.partition(MARKS[0])
     _, end, after = rest.partition(MARKS[1])
     if not end:
-        raise ValueError(f"Expected a line {MARKS[0].strip()!r} and a line {MARKS[1].strip()!r} below it.")
+        raise ValueError(f"Expected a line {MARKS[0].strip()!r}, and {MARKS[1].strip()!r} below it. Received: neither.")
     return before + begin + markdown() + end + after
 
 

@@ -3,7 +3,7 @@
 
 import sys
 
-from tfdeit.cli import main
+from tfdeit.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["port", *sys.argv[1:]]))

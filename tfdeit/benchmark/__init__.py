@@ -1,4 +1,4 @@
-"""Speed and memory of a classifier beside other implementations. Here: who can take part; nothing heavy."""
+"""Speed and memory of a classifier beside other implementations. This module lists them, without heavy imports."""
 
 import importlib.metadata
 import importlib.util
@@ -7,17 +7,17 @@ from typing import NamedTuple
 
 from packaging.requirements import Requirement
 
-from tfdeit.arguments import DTYPES
-from tfdeit.hints import did_you_mean
+from tfdeit.inference.classifier import DTYPES
+from tfdeit.presentation.hints import did_you_mean
 
 
 class Contestant(NamedTuple):
-    """Who can take part.
+    """An implementation that can be measured.
 
     Attributes:
         about: what it is.
-        packages: import name -> what to give to pip.
-        dtypes: what it computes in.
+        packages: import name -> requirement for pip.
+        dtypes: the dtypes that it can compute in.
     """
 
     about: str
@@ -30,28 +30,28 @@ _TF = {"tf_keras": "tf-keras", "transformers": "transformers<5"}
 _TIMM = {"torch": "torch", "torchvision": "torchvision", "timm": "timm"}
 _HUB, _OPENVINO = {"keras_hub": "keras-hub"}, {"openvino": "openvino", "onnx": "onnx"}
 CONTESTANTS = {
-    "tfdeit": Contestant("the forward pass: TensorFlow's graph; XLA on a GPU and on JAX", {}),
-    "tfdeit-graph": Contestant("the forward pass as a TensorFlow graph; eagerly on PyTorch", {}),
+    "tfdeit": Contestant("the forward pass: a TensorFlow graph; XLA on a GPU and with JAX", {}),
+    "tfdeit-graph": Contestant("the forward pass as a TensorFlow graph; eager with PyTorch", {}),
     "tfdeit-jit": Contestant("the forward pass compiled by XLA, or by torch.compile", {}),
     "tfdeit-predict": Contestant("model.predict_on_batch", {}),
-    "tfdeit-savedmodel": Contestant("predict_pixels of what `tfdeit export` writes", {}),
+    "tfdeit-savedmodel": Contestant("predict_pixels of the SavedModel that `tfdeit export` writes", {}),
     "transformers": Contestant("transformers in PyTorch, with fused attention (SDPA)", _TORCH),
-    "transformers-compile": Contestant("the same under torch.compile", _TORCH),
-    "transformers-tf": Contestant("TensorFlow's classes of transformers 4, as a graph", _TF, ("float32",)),
-    "transformers-tf-jit": Contestant("the same compiled by XLA", _TF, ("float32",)),
+    "transformers-compile": Contestant("the same, compiled by torch.compile", _TORCH),
+    "transformers-tf": Contestant("the TensorFlow classes of transformers 4, as a graph", _TF, ("float32",)),
+    "transformers-tf-jit": Contestant("the same, compiled by XLA", _TF, ("float32",)),
     "timm": Contestant("timm in PyTorch", _TIMM),
     "keras-hub": Contestant("keras-hub as a graph; random weights", _HUB),
     "keras-hub-jit": Contestant("keras-hub compiled by XLA; random weights", _HUB),
-    "openvino": Contestant("OpenVINO; in float32 where the processor has no bfloat16", _OPENVINO),
+    "openvino": Contestant("OpenVINO; in float32 if the processor does not have bfloat16", _OPENVINO),
     "onnxruntime": Contestant("ONNX Runtime", {"onnxruntime": "onnxruntime", "onnx": "onnx"}, ("float32", "float16")),
 }
 
 
 def find(name: str) -> Contestant:
-    """Returns the row of a contestant.
+    """Returns the contestant of a name.
 
     Raises:
-        ValueError: if there is none, with the name that comes close.
+        ValueError: if there is none; the message suggests a similar name.
     """
     if name in CONTESTANTS:
         return CONTESTANTS[name]
@@ -60,7 +60,7 @@ def find(name: str) -> Contestant:
 
 
 def absence(name: str, dtype: str) -> str | None:
-    """Returns why a contestant cannot take part, and what to do; None if it can."""
+    """Returns why a contestant cannot take part and what to do about it; None if it can."""
     row = find(name)
     missing = [package for module, package in row.packages.items() if not _installed(module, Requirement(package))]
     if missing:

@@ -1,29 +1,28 @@
-"""The contestants, each made in a process of its own: from files to a function that classifies one batch.
+"""The contestants, each created in a process of its own: from files to a function that classifies one batch.
 
-A maker loads the model of `Spec.folder` and returns `prepare`, which takes pixel values (B, H, W, C) float32 to where
-the model wants them and returns the call that is timed. That returns the logits (B, classes) in the host's memory, so
+`make` loads a model from `Spec.folder` and returns `prepare`. This moves pixel values (B, H, W, C) float32 to where the
+model takes them, and returns the call to be timed, which returns the logits (B, classes) in the host's memory, so that
 nothing is left to do when it ends.
 """
 
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfdeit.config import CONFIG_CLASSES, ViTConfig
+from tfdeit.config import CONFIG_CLASSES, ViTConfig, read_config
 
 Prepare = Callable[[np.ndarray], Callable[[], np.ndarray]]
 
 
 class Spec(NamedTuple):
-    """What a contestant is told.
+    """What a contestant needs to know.
 
     Attributes:
-        folder: with "hf" (config.json, model.safetensors) and what `files` adds for other contestants.
-        dtype: of weights and arithmetic.
+        folder: has the checkpoint in "hf", and beside it what `files` says for other contestants.
+        dtype: dtype of weights and arithmetic.
     """
 
     folder: str
@@ -37,12 +36,12 @@ class Spec(NamedTuple):
 
     @property
     def values(self) -> dict[str, Any]:
-        """What config.json says."""
-        return json.loads(Path(self.folder, "hf", "config.json").read_text(encoding="utf-8"))
+        """The contents of config.json."""
+        return read_config(Path(self.folder, "hf"))
 
 
 def make(name: str, spec: Spec) -> Prepare:
-    """Loads a contestant of `tfdeit.benchmark.CONTESTANTS`."""
+    """Loads a contestant, by its name in `tfdeit.benchmark.CONTESTANTS`."""
     base, _, variant = name.partition("-")
     makers: dict[str, Callable[[Spec, str], Prepare]] = {
         "tfdeit": _tfdeit,
@@ -56,12 +55,12 @@ def make(name: str, spec: Spec) -> Prepare:
 
 
 def files(name: str) -> str | None:
-    """Returns what a contestant needs beside the directory "hf": a format of `tfdeit.exports`, "timm", or None."""
+    """Returns what a contestant needs besides the directory "hf": a format of `tfdeit.exports`, "timm", or None."""
     return {"openvino": "openvino", "onnxruntime": "onnx", "tfdeit-savedmodel": "savedmodel", "timm": "timm"}.get(name)
 
 
 def matmul(dtype: str) -> tuple[Callable[[], Any], float]:
-    """Returns a large matrix product of the Keras backend, and its floating-point operations."""
+    """Returns a function that computes a large matrix product with the Keras backend, and its number of operations."""
     import keras
 
     device = _accelerated()
@@ -85,7 +84,7 @@ def matmul(dtype: str) -> tuple[Callable[[], Any], float]:
 
 
 def _accelerated() -> bool:
-    """Whether the Keras backend computes on something else than a processor."""
+    """Whether the Keras backend computes on a GPU or TPU."""
     import keras
 
     backend = keras.backend.backend()
@@ -112,7 +111,7 @@ def _torch_device() -> str:
 def _tfdeit(spec, variant):
     import keras
 
-    from tfdeit.models import TFAutoModelForImageClassification
+    from tfdeit.network.models import TFAutoModelForImageClassification
 
     if variant == "savedmodel":
         return _exported(spec, format="savedmodel")
@@ -129,7 +128,7 @@ def _tensorflow_function(model, jit):
     import tensorflow as tf
 
     shape = (None, *model.config.image_hw, model.config.num_channels)
-    signature = None if jit else [tf.TensorSpec(shape, tf.float32)]  # any batch, as in what is exported
+    signature = None if jit else [tf.TensorSpec(shape, tf.float32)]  # any batch size, as in exported models
     run = tf.function(
         lambda pixels: tf.cast(model(pixels, training=False).logits, tf.float32),
         signature,
@@ -198,7 +197,7 @@ def _transformers_tf(spec, jit):
     folder = Path(spec.folder, "hf")
     config = transformers.AutoConfig.from_pretrained(folder)
     model = getattr(transformers, f"TF{config.architectures[0]}")(config)
-    # Its `from_pretrained` iterates over a `safe_open`, which cannot be.
+    # Its `from_pretrained` iterates over a `safe_open`, which is not iterable.
     files.load_pytorch_state_dict_in_tf2_model(model, load_file(folder / "model.safetensors"))
     call = tf.function(lambda pixels: model(pixels, training=False).logits, jit_compile=jit, autograph=False)
 

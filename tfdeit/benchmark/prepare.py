@@ -1,4 +1,4 @@
-"""The files that contestants load, all from one model."""
+"""Writes the files that the contestants load, all from one model."""
 
 from pathlib import Path
 from typing import Any
@@ -9,26 +9,26 @@ from tfdeit import zoo
 from tfdeit.benchmark.contestants import files
 from tfdeit.checkpoint.port import port
 from tfdeit.exports import implementation
-from tfdeit.inference import get_model
-from tfdeit.processing import protocol_processor
+from tfdeit.inference.by_name import get_model
+from tfdeit.preprocessing.processors import protocol_processor
 
 
 def prepare(model: str, folder: str, contestants: list[str], dtype: str) -> dict[str, Any]:
-    """Writes what contestants need.
+    """Writes the files that the contestants need.
 
     Args:
-        model: a name of the zoo, which gets random weights: they make no difference; or what `from_pretrained` takes.
+        model: a name in the zoo, for random weights, which are just as fast; or what `from_pretrained` takes.
         folder: an empty directory.
-        contestants: names of `tfdeit.benchmark.CONTESTANTS`.
-        dtype: what they compute in.
+        contestants: names in `tfdeit.benchmark.CONTESTANTS`.
+        dtype: dtype that they compute in.
 
     Returns:
-        The Keras backend; what the model is: class, parameters, macs (of an image), whether its weights are random; and
-        `failed`, the reason for each contestant whose files cannot be written, as of a format that another backend
-        has not.
+        `class`, `parameters` and `macs` (per image) of the model; `random`, whether its weights are random; `backend`,
+        that of Keras; and `failed`, the reason for each contestant whose files cannot be written, as where this backend
+        does not have the format.
 
     Raises:
-        ValueError: if it is no classifier.
+        ValueError: if the model is not a classifier.
     """
     random = model in zoo.BY_NAME
     options = {"num_labels": zoo.find(model).config().num_labels or 1000} if random else {}
@@ -46,8 +46,7 @@ def prepare(model: str, folder: str, contestants: list[str], dtype: str) -> dict
             else:
                 (directory / format).mkdir()
                 implementation(format).write(network, processor, directory / format, dtype, None)
-        except Exception as error:  # of any library: the others are measured all the same
+        except Exception as error:  # from any library: the other contestants are still measured
             failed |= {name: str(error) for name in contestants if files(name) == format}
     about = {"class": type(network).__name__, "parameters": network.count_params(), "macs": network.config.macs}
-    about |= {"backend": keras.backend.backend()}
-    return {**about, "random": random, "failed": failed}
+    return {**about, "backend": keras.backend.backend(), "random": random, "failed": failed}

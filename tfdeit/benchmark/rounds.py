@@ -1,9 +1,9 @@
 """Measures contestants against each other, in turns.
 
-Each contestant has a process of its own: the thread pools of TensorFlow, PyTorch and OpenVINO would fight for the
-processors in one, their allocators would share its peak memory, and one that crashes would take the others along. In
-each round every contestant has one turn, so that a machine that slows down slows all of them. Whoever is not on turn is
-stopped (SIGSTOP), as threads of OpenMP, ONNX Runtime and TensorFlow go on spinning for a while after their work.
+Each contestant has a process of its own: in a shared one, the thread pools of TensorFlow, PyTorch and OpenVINO would
+compete for the processors, peak memory could not be told apart, and a crash would end all measurements. Every
+contestant has one turn per round, so that a machine that slows down slows all of them. During a turn the others are
+paused (SIGSTOP), as the threads of OpenMP, ONNX Runtime and TensorFlow keep spinning for a while after their work.
 """
 
 import contextlib
@@ -25,11 +25,11 @@ CAN_STOP = hasattr(signal, "SIGSTOP")
 
 
 class WorkerError(RuntimeError):
-    """A process of a contestant failed."""
+    """The process of a contestant failed."""
 
 
 class Worker:
-    """The process of a contestant. It rests between orders."""
+    """The process of a contestant, paused between requests."""
 
     def __init__(self):
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - see close
@@ -42,16 +42,16 @@ class Worker:
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
         )
 
-    def ask(self, action: str, **order) -> dict:
-        """Gives an order, and returns the answer.
+    def ask(self, action: str, **options) -> dict:
+        """Sends a request, and returns the answer.
 
         Raises:
-            WorkerError: if it fails, with the reason, or the process ends, with the last that it said.
+            WorkerError: with the reason if the request fails, or with the last line of stderr if the process ends.
         """
         with contextlib.suppress(BrokenPipeError):
             if CAN_STOP:
                 self._process.send_signal(signal.SIGCONT)
-            self._process.stdin.write(json.dumps({"action": action, **order}) + "\n")
+            self._process.stdin.write(json.dumps({"action": action, **options}) + "\n")
             self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
@@ -59,7 +59,7 @@ class Worker:
             self._errors.seek(0)
             said = [line.strip() for line in self._errors if line.strip()]
             reason = said[-1] if said and status > 0 else f"ended with status {status}"
-            raise WorkerError("killed, as for lack of memory" if status == -9 else reason)
+            raise WorkerError("killed, perhaps for lack of memory" if status == -9 else reason)
         if CAN_STOP:
             self._process.send_signal(signal.SIGSTOP)
         answer = json.loads(line)
@@ -80,13 +80,13 @@ class Plan(NamedTuple):
     """What is measured.
 
     Attributes:
-        contestants: names of `tfdeit.benchmark.CONTESTANTS`; ratios are to the first.
-        folder: what `prepare` wrote.
-        dtype: what all compute in.
-        macs: multiply-accumulates of an image.
-        batches: sizes.
-        rounds: turns of each contestant and batch.
-        seconds: about how long a turn is.
+        contestants: names in `tfdeit.benchmark.CONTESTANTS`; ratios are to the first.
+        folder: the directory that `prepare` filled.
+        dtype: the dtype that all compute in.
+        macs: multiply-accumulate operations per image.
+        batches: batch sizes.
+        rounds: number of turns for each contestant and batch size.
+        seconds: approximate length of a turn.
     """
 
     contestants: Sequence[str]
@@ -100,7 +100,7 @@ class Plan(NamedTuple):
 
 @contextlib.contextmanager
 def workers() -> Iterator[Callable[[], Worker]]:
-    """Gives a function that starts workers, which are all ended after."""
+    """Yields a function that starts workers, and ends all of them afterwards."""
     started: list[Worker] = []
 
     def start() -> Worker:
@@ -119,24 +119,25 @@ def measure(plan: Plan, failed: Callable[[str, str], None], advance: Callable[[i
 
     Args:
         plan: what to measure.
-        failed: is told the name of each that cannot, and why.
-        advance: is told how many turns have been taken.
+        failed: called with the name of each contestant that cannot take part, and why.
+        advance: called with the number of turns just taken.
 
     Returns:
-        A row for each contestant and batch. `images_per_second` is the median of rounds; `ratio`, to the first
-        contestant, is the median of the ratios within rounds; `peak_share` is of the best matrix product;
-        `difference` the largest of the logits of two images, from the first contestant; both None without that one.
+        One row per contestant and batch size. `images_per_second` is the median over rounds; `ratio`, to the first
+        contestant, is the median of the ratios within rounds; `peak_share` is relative to the fastest matrix product;
+        `difference` is the largest difference from the first contestant in the logits of two images. `ratio` and
+        `difference` are None if the first contestant failed.
     """
     with workers() as start:
         loaded = _load(plan, start, failed)
         rows = {(name, batch): {"contestant": name, "batch": batch} for batch in plan.batches for name in loaded}
 
-        def ask(name, method, **order):
-            """Asks a contestant, which is out when it fails: None, then and ever after."""
+        def ask(name, method, **options):
+            """Asks a contestant; one that fails drops out, and None is returned for it from then on."""
             if name not in loaded:
                 return None
             try:
-                return loaded[name][0].ask("measure", method=method, **order)
+                return loaded[name][0].ask("measure", method=method, **options)
             except WorkerError as error:
                 failed(name, str(error))
                 del loaded[name]
@@ -154,13 +155,20 @@ def measure(plan: Plan, failed: Callable[[str, str], None], advance: Callable[[i
                 advance(1)
         ends = {name: ask(name, "end") for name in list(loaded)}
     rows = {key: row for key, row in rows.items() if key[0] in loaded}
+    for (name, _), row in rows.items():
+        row |= {**ends[name], "load_seconds": loaded[name][1]}
+    return _figures(plan, rows, times, peak)
+
+
+def _figures(plan: Plan, rows: dict[tuple, dict], times: dict[tuple, list[float]], peak: float) -> list[dict]:
+    """Returns the rows of `measure` with the figures that follow from the seconds per batch in each round."""
     logits = {key: np.array(row.pop("logits")) for key, row in rows.items()}
     for (name, batch), row in rows.items():
         reference, own = (plan.contestants[0], batch), times[name, batch]
         rate = batch / statistics.median(own)
         row |= {"milliseconds": 1e3 * statistics.median(own), "images_per_second": rate}
         row |= {"gflops": 2e-9 * plan.macs * rate, "peak_share": 2 * plan.macs * rate / peak}
-        row |= {**ends[name], "load_seconds": loaded[name][1], "dtype": plan.dtype, "peak_gflops": 1e-9 * peak}
+        row |= {"dtype": plan.dtype, "peak_gflops": 1e-9 * peak}
         part, row["ratio"], row["difference"] = row.pop("part"), None, None
         row["split"] = part if part < batch else None
         if reference in rows:
@@ -172,14 +180,12 @@ def measure(plan: Plan, failed: Callable[[str, str], None], advance: Callable[[i
 def _load(plan, start, failed):
     loaded = {}
     for name in plan.contestants:
-        reason = absence(name, plan.dtype)
-        if reason is None:
+        try:
+            if reason := absence(name, plan.dtype):
+                raise WorkerError(reason)
             worker = start()
-            try:
-                answer = worker.ask("load", contestant=name, folder=plan.folder, dtype=plan.dtype)
-                loaded[name] = worker, answer["load_seconds"]
-                continue
-            except WorkerError as error:
-                reason = str(error)
-        failed(name, reason)
+            answer = worker.ask("load", contestant=name, folder=plan.folder, dtype=plan.dtype)
+            loaded[name] = worker, answer["load_seconds"]
+        except WorkerError as error:
+            failed(name, str(error))
     return loaded

@@ -1,6 +1,6 @@
-"""The process of one contestant: it loads, and measures when it is told to. See `rounds`, which talks to it.
+"""The process of one contestant, which loads and measures it on request. `rounds` talks to it.
 
-Each line on stdin is an order, a JSON object; each line on stdout is the answer to one.
+Each line on stdin is a request, a JSON object; each line on stdout is the answer to one.
 """
 
 import json
@@ -12,47 +12,47 @@ from collections.abc import Callable
 from pathlib import Path
 
 BEGIN = time.perf_counter()
-LEAST = 3  # calls of a turn
+LEAST = 3  # calls in a turn at least
 
 
 def main():
-    """Answers orders until stdin ends; an order that fails is answered by the reason."""
+    """Answers requests until stdin ends; the answer to one that fails is the reason."""
     with os.fdopen(os.dup(1), "w") as answers:
-        os.dup2(2, 1)  # what libraries print is no answer
+        os.dup2(2, 1)  # what libraries print goes to stderr
         work = Work()
         for line in sys.stdin:
-            order = json.loads(line)
+            request = json.loads(line)
             try:
-                answer = getattr(work, order.pop("action"))(**order)
-            except Exception as error:  # of any library; the parent goes on without this contestant
+                answer = getattr(work, request.pop("action"))(**request)
+            except Exception as error:  # from any library; the parent continues without this contestant
                 answer = {"error": " ".join(str(error).split()) or type(error).__name__}
             answers.write(json.dumps(answer) + "\n")
             answers.flush()
 
 
 class Work:
-    """What a process can be told to do."""
+    """The actions that can be requested."""
 
     def __init__(self):
         self.contest = None
 
-    def prepare(self, **order) -> dict:
+    def prepare(self, **options) -> dict:
         """See `prepare.prepare`."""
         from tfdeit.benchmark.prepare import prepare
 
-        return prepare(**order)
+        return prepare(**options)
 
-    def load(self, **order) -> dict:
+    def load(self, **options) -> dict:
         """Loads a contestant; see `Contest`."""
-        self.contest = Contest(**order)
+        self.contest = Contest(**options)
         return {"load_seconds": time.perf_counter() - BEGIN}
 
-    def measure(self, method: str, **order) -> dict:
-        """Calls a method of the contestant that is loaded."""
-        return getattr(self.contest, method)(**order)
+    def measure(self, method: str, **options) -> dict:
+        """Calls a method of the loaded contestant."""
+        return getattr(self.contest, method)(**options)
 
     def matmul(self, dtype: str, seconds: float) -> dict:
-        """Returns the floating-point operations a second of a large matrix product, the best of about `seconds`."""
+        """Returns the floating-point operations per second of a large matrix product, the best in about `seconds`."""
         from tfdeit.benchmark.contestants import matmul
 
         product, operations = matmul(dtype)
@@ -66,7 +66,7 @@ class Work:
 
 
 class Contest:
-    """A contestant that is loaded."""
+    """A loaded contestant."""
 
     def __init__(self, contestant: str, folder: str, dtype: str):
         from tfdeit.benchmark import contestants
@@ -81,12 +81,12 @@ class Contest:
         """Runs a batch for the first time, which compiles; in parts, if it does not fit into memory.
 
         Returns:
-            How many images a part has; the bytes for each image more than one, None if unknown; and the logits of the
-            first images.
+            `part`, the number of images in a part; `image_bytes`, the memory for each image after the first, None if
+            unknown; and `logits` of the first two images.
         """
         import numpy as np
 
-        from tfdeit.memory import fitting_batch, run_split
+        from tfdeit.network.memory import fitting_batch, run_split
 
         config = self.spec.config
         shape = (*config.image_hw, config.num_channels)
@@ -107,7 +107,7 @@ class Contest:
         return {"part": part, "image_bytes": grown, "logits": logits}
 
     def turn(self, batch: int, seconds: float) -> dict:
-        """Returns the median seconds of a batch, over about `seconds` and `LEAST` calls; one call before warms up."""
+        """Returns the median seconds per batch of at least `LEAST` calls in about `seconds`, after a warm-up call."""
         times: list[float] = []
         begin = None
         while begin is None or len(times) < LEAST or time.perf_counter() - begin < seconds:
@@ -121,12 +121,12 @@ class Contest:
         return {"seconds": statistics.median(times)}
 
     def end(self) -> dict:
-        """Returns the most memory that this process ever had, in bytes; None if unknown."""
+        """Returns the peak memory of this process in bytes, None if unknown."""
         return {"peak_bytes": max(memory("VmHWM") or 0, self.peak) or None}
 
 
 def memory(field: str) -> int | None:
-    """Returns a field of Linux' status of this process, in bytes: VmRSS is the memory now, VmHWM the most; or None."""
+    """Returns the memory of this process in bytes, by Linux's name (VmRSS now, VmHWM at its peak); None if unknown."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -135,7 +135,7 @@ def memory(field: str) -> int | None:
 
 
 def reset_peak() -> bool:
-    """Lets Linux count VmHWM anew; returns whether it does."""
+    """Makes Linux measure VmHWM from now on; returns whether that worked."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:

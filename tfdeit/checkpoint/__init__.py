@@ -1,15 +1,15 @@
-"""Checkpoint files in and out: bytes (`readers`), names (`rules`), and models (`files`)."""
+"""Reads and writes checkpoint files: their bytes (`readers`), names (`rules`), and whole models (`files`)."""
 
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-DAMAGED = "The file is damaged or of another format: download or save it again."
+DAMAGED = "The file is damaged or in another format: download or save it again."
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read, or does not fit the model; the message names the file and what to do."""
+    """A checkpoint cannot be read, or does not fit the model; the message says which file, and what to do."""
 
 
 class Array(Protocol):
@@ -24,6 +24,17 @@ class Array(Protocol):
         """Type of its values."""
 
     def __array__(self) -> np.ndarray: ...
+
+
+class LazyArray(NamedTuple):
+    """An `Array` that is computed each time it is converted."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    compute: Callable[[], np.ndarray]
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.compute(), dtype or self.dtype)
 
 
 def listing(names: Iterable[str], limit: int = 20) -> str:

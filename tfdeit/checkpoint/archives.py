@@ -11,17 +11,17 @@ import numpy as np
 
 from tfdeit.checkpoint import DAMAGED, CheckpointError
 
-# All that zipfile, pickletools, numpy, h5py and our own readers raise on bytes that make no sense.
+# Everything that zipfile, pickletools, numpy, h5py and our own readers raise on malformed bytes.
 FAULTS = (
     *(zipfile.BadZipFile, struct.error, zlib.error, OSError, EOFError, RuntimeError, MemoryError, SyntaxError),
-    SystemError,  # h5py's, for names that are no text
+    SystemError,  # h5py, for names that are not text
     *(ValueError, TypeError, LookupError, ArithmeticError, AttributeError),
 )
 
 
 @contextlib.contextmanager
 def faults_of(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
-    """Turns whatever a reader raises on the file `path`, which should be a `kind`, into a `CheckpointError`."""
+    """Turns whatever a reader of `path` raises into a `CheckpointError`; `kind` is what was expected, "a ... file"."""
     try:
         yield
     except CheckpointError as error:
@@ -32,7 +32,7 @@ def faults_of(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
 
 
 def map_file(path: str | os.PathLike[str]) -> np.ndarray:
-    """Returns the file, (bytes,) uint8, read-only and read from disk on demand."""
+    """Maps a file: (bytes,) uint8, read-only, read from disk on demand."""
     return np.memmap(path, np.uint8, "r").view(np.ndarray)
 
 
@@ -40,17 +40,19 @@ def map_entry(archive: zipfile.ZipFile, name: str, mapped: np.ndarray) -> np.nda
     """Returns the entry `name`, (bytes,) uint8, as a view of `mapped`, the file that `archive` reads.
 
     Raises:
-        CheckpointError: if the entry is compressed, or not what its size and checksum say.
-        KeyError: if there is none of that name.
+        CheckpointError: if the entry is compressed, or does not match its size and checksum.
+        KeyError: if there is no such entry.
     """
     entry = archive.getinfo(name)
     if entry.compress_type != zipfile.ZIP_STORED:
-        raise CheckpointError(f"Expected the entry {name[:200]} to be stored uncompressed. Save the file again.")
-    with archive.open(entry):  # checks the entry's own header, whose length is not in the directory
+        raise CheckpointError(
+            f"Expected the entry {name[:200]} to be stored uncompressed. Received: a compressed one. Save it again."
+        )
+    with archive.open(entry):  # checks the entry's own header, whose length the directory does not have
         lengths = bytes(mapped[entry.header_offset + 26 :][:4])
     start = entry.header_offset + 30 + sum(struct.unpack("<HH", lengths))
     data = mapped[start:][: entry.file_size]
-    # Torch itself does not verify the checksum, and can be told to leave it out, which writes 0.
+    # torch does not verify the checksum itself, and writes 0 when told to leave it out.
     if data.size != entry.file_size or entry.CRC not in (0, zlib.crc32(data.data)):
         raise CheckpointError(f"Expected the entry {name[:200]} to match its size and checksum. {DAMAGED}")
     return data

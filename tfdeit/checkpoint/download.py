@@ -1,4 +1,4 @@
-"""Files by HTTPS: resumed where they broke off, checked, and complete or not there."""
+"""Downloads over HTTPS: resumed where they broke off, verified, and never left incomplete under their name."""
 
 import contextlib
 import errno
@@ -14,36 +14,36 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tfdeit.checkpoint import CheckpointError
-from tfdeit.terminal import download_progress
+from tfdeit.presentation.terminal import download_progress
 
 ATTEMPTS = 5
-BACKOFF = 1.0  # seconds before the second attempt; doubled before each further one
+BACKOFF = 1.0  # seconds before the second attempt; doubled for each further one
 TIMEOUT = 30.0  # seconds without a byte
 CHUNK = 1 << 20
 _LOCAL = {"localhost", "127.0.0.1", "::1"}
-# Problems of the connection or the server that may pass: all others are final.
-_PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}
+# Problems of the connection or the server that may pass; all others are final.
+_TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 
 class _Interrupted(Exception):
-    """The connection ended before the file did."""
+    """The answer was not the rest of the file, or not all of it."""
 
 
-_PASSING = (_Interrupted, http.client.HTTPException, urllib.error.URLError, TimeoutError, ConnectionError)
+_TRANSIENT = (_Interrupted, http.client.HTTPException, urllib.error.URLError, TimeoutError, ConnectionError)
 
 
 def download(url: str, sha256: str | None = None) -> Path:
-    """Downloads a file to the cache, unless it is there.
+    """Downloads a file to the cache, unless it is there already.
 
     Args:
-        url: HTTPS, or plain HTTP of this machine.
-        sha256: the first digits of the file's hash, in hexadecimal, checked in the cache too; None for unknown.
+        url: an HTTPS address, or plain HTTP on this machine.
+        sha256: the first hexadecimal digits of the file's hash, which a cached file must have too; None if unknown.
 
     Returns:
-        The file in `cache_folder()`, under its name in the URL.
+        The file in `cache_folder()`, named as in the URL.
 
     Raises:
-        CheckpointError: if it cannot be had, stored, or is another file; the message says what to put where by hand.
+        CheckpointError: if it cannot be downloaded or stored, or has another hash; the message says what to do by hand.
     """
     path = cache_folder() / urllib.parse.urlsplit(url).path.rpartition("/")[2]
     try:
@@ -55,12 +55,12 @@ def download(url: str, sha256: str | None = None) -> Path:
         error.close()
         reason = f"the server answered {error.code} {error.reason}"
         raise CheckpointError(_by_hand(url, path, reason)) from error
-    except _PASSING as error:
+    except _TRANSIENT as error:
         raise CheckpointError(_by_hand(url, path, getattr(error, "reason", None) or error)) from error
     except OSError as error:
         raise CheckpointError(
-            f"Expected to store {url} in {path.parent}. Received: {error.strerror or error}. Make room or allow "
-            "writing there, or set TFDEIT_CACHE to another folder."
+            f"Expected to store {url} in {path.parent}. Received: {error.strerror or error}. Make room there "
+            "or make it writable, or set TFDEIT_CACHE to another folder."
         ) from error
     return path
 
@@ -73,7 +73,7 @@ def cache_folder() -> Path:
 def checksum(path: Path) -> str:
     """Returns the sha256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:  # not mapped: the file may be already, and its pages would count twice
+    with open(path, "rb") as file:  # not mapped: if it is mapped already, its pages would count twice
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
@@ -81,8 +81,8 @@ def checksum(path: Path) -> str:
 
 def _by_hand(url: str, path: Path, reason: object) -> str:
     return (
-        f"Expected to download {url}. Received: {reason}. Run again to go on where it stopped; without a network, put "
-        f"that file at {path}."
+        f"Expected to download {url}. Received: {reason}. Run again to resume; without a network, put that file at "
+        f"{path}."
     )
 
 
@@ -100,7 +100,7 @@ def _check_hash(path: Path, sha256: str | None, url: str):
 
 
 def _download(url: str, path: Path):
-    """Fetches `url` through `path`.part; a file beside it holds what the server calls the version that began there."""
+    """Fetches `url` into `path`.part, with the server's name for that version in a file beside it; then renames it."""
     part, beside = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.version")
     with open(beside, "a+b") as version:
         _lock(version)
@@ -117,27 +117,29 @@ def _write(url: str, file: BinaryIO, version: BinaryIO):
         try:
             return _attempt(url, file, version)
         except urllib.error.HTTPError as error:
-            if error.code == 416:  # no such range: what is there is not part of that file
+            if error.code == 416:  # no such range: what is on disk is not a part of that file
                 version.truncate(0)
-            elif last or error.code not in _PASSING_STATUS:
+            elif last or error.code not in _TRANSIENT_STATUS:
                 raise
             error.close()
-        except _PASSING:
+        except _TRANSIENT:
             if last:
                 raise
         time.sleep(BACKOFF * 2**attempt)
-    raise _Interrupted("answers that contradict each other")
+    raise _Interrupted("contradictory answers")
 
 
 def _attempt(url: str, file: BinaryIO, version: BinaryIO):
-    """Appends to `file` what it lacks, or writes all of it anew where that is not sure to continue it."""
+    """Appends what `file` lacks, or writes it from the start if the server may have another version."""
+    _check_scheme(url, may_be_local=True)
     start = file.seek(0, os.SEEK_END)
     headers = {"User-Agent": "tfdeit", "Accept-Encoding": "identity"}
     version.seek(0)
     if start and (stamp := version.read().decode("latin-1")):
         headers |= {"Range": f"bytes={start}-", "If-Range": stamp}
+    request = urllib.request.Request(url, headers=headers)
     with (
-        _open(urllib.request.Request(url, headers=headers)) as response,
+        urllib.request.build_opener(_SafeRedirects).open(request, timeout=TIMEOUT) as response,
         download_progress(Path(file.name).stem) as report,
     ):
         if response.status != 206:
@@ -148,7 +150,7 @@ def _attempt(url: str, file: BinaryIO, version: BinaryIO):
             version.flush()
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
             version.truncate(0)
-            raise _Interrupted("another part of the file than asked for")
+            raise _Interrupted("another part of the file than was requested")
         length = int(response.headers.get("Content-Length", 0))
         if length > shutil.disk_usage(os.path.dirname(file.name)).free:
             raise OSError(errno.ENOSPC, f"{length / 1e6:.0f} MB do not fit on the disk")
@@ -163,28 +165,23 @@ def _attempt(url: str, file: BinaryIO, version: BinaryIO):
 
 
 def _version_of(headers: http.client.HTTPMessage) -> bytes:
-    """Returns what `If-Range` compares: the entity tag (a weak one says too little), or the date."""
+    """Returns what `If-Range` compares: the entity tag (unless weak, which need not mean equal bytes), or the date."""
     tag = headers.get("ETag", "")
     return (tag if tag.startswith('"') else headers.get("Last-Modified", "")).encode("latin-1")
 
 
 def _lock(file: BinaryIO):
-    """Waits until no other process has `file`, where the system has such locks."""
+    """Waits for an exclusive lock on `file`, where the system has such locks."""
     with contextlib.suppress(ImportError):
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX)
 
 
-def _open(request: urllib.request.Request) -> http.client.HTTPResponse:
-    _check_scheme(request.full_url, may_be_local=True)
-    return urllib.request.build_opener(_SafeRedirects).open(request, timeout=TIMEOUT)
-
-
 def _check_scheme(url: str, may_be_local: bool):
     parts = urllib.parse.urlsplit(url)
     if parts.scheme != "https" and not (parts.scheme == "http" and may_be_local and parts.hostname in _LOCAL):
-        raise CheckpointError(f"Expected an HTTPS address. Received: {url}, which anyone between could change.")
+        raise CheckpointError(f"Expected an HTTPS address. Received: {url}, which others on the network could alter.")
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):

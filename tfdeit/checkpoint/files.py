@@ -1,4 +1,4 @@
-"""Models from and to Hugging Face directories: all of a checkpoint fits, or nothing is loaded."""
+"""Loads models from Hugging Face directories, and saves them: all of a checkpoint fits, or nothing is loaded."""
 
 import os
 import warnings
@@ -16,7 +16,6 @@ from tfdeit.checkpoint.readers import read_weights
 from tfdeit.checkpoint.rules import Rule, cast_finite, from_keras, hugging_face, interpolate_positions, to_keras
 from tfdeit.checkpoint.writers import write_directory
 from tfdeit.config import ViTConfig, read_config
-from tfdeit.layers import kernels_follow
 
 
 def load_pretrained(
@@ -30,33 +29,32 @@ def load_pretrained(
 ) -> keras.Model:
     """Builds a model and reads its weights from a directory in Hugging Face format.
 
-    As in transformers, the heads (classifiers, pooler, decoder, mask token) may differ between file and model; what is
-    newly initialised or unused is said in one warning.
+    As in transformers, the heads (classifiers, pooler, decoder, mask token) may differ between file and model; one
+    warning lists what is newly initialised or unused.
 
     Args:
-        model_class: one of the classes of `tfdeit.models`.
+        model_class: one of the classes of `tfdeit.network.models`.
         source: what `find_directory` takes: a directory that holds config.json and weights (`readers.read_weights`),
             or a name.
         dtype: dtype policy of the model ("bfloat16", "mixed_float16", ...), whatever the file's; None means Keras'
             global policy, float32 unless set.
-        ignore_mismatched_sizes: whether variables of another shape in the file are newly initialised, not an error.
-        model_options: further arguments of the class.
-        **overrides: fields of the config. With `image_size`, the position table is interpolated as torch's bicubic;
-            with `num_labels` or `id2label`, a classifier of another size is newly initialised.
+        ignore_mismatched_sizes: whether variables of another shape in the file are newly initialised, not refused.
+        model_options: further arguments of `model_class`.
+        **overrides: fields of the config to change. With `image_size`, the position table is interpolated as by torch's
+            bicubic; with `num_labels` or `id2label`, a classifier of another size is newly initialised.
 
     Returns:
         The model.
 
     Raises:
-        CheckpointError: if the directory is not found or damaged, or its weights do not fit: one message lists all.
+        CheckpointError: if the directory is not found or damaged, or its weights do not fit; one message lists all.
         ValueError: if an override is invalid.
     """
     directory = find_directory(source)
     stored = _read_config(model_class, directory)
     config = stored.replace(**overrides)
     arrays = read_weights(directory)
-    with kernels_follow():
-        model = model_class(config, dtype=dtype, **model_options)
+    model = model_class.with_zero_kernels(config, dtype=dtype, **model_options)
     variables = named_variables(model)
     rules = hugging_face(config, _prefix(config, "/", variables), _prefix(config, ".", arrays))
 
@@ -83,17 +81,15 @@ def load_pretrained(
 
 
 def save_pretrained(model: keras.Model, directory: str | os.PathLike, *, dtype: str | None = None):
-    """Writes config.json and model.safetensors under the names of the hub, so that transformers loads them.
+    """Writes config.json and model.safetensors with the hub's tensor names, so that transformers loads them.
 
     transformers' ViT and DeiT have neither LayerScale nor a position table without class token: models with these
-    (DeiT III) are for this library only.
-
-    Each file is complete or not there: both are written under temporary names first.
+    (DeiT III) load in this library only. Files are written under temporary names first, so none is ever incomplete.
 
     Args:
-        model: one of the models of `tfdeit.models`.
-        directory: made if it does not exist.
-        dtype: "float32", "float16" or "bfloat16", how the weights are stored; None means as the variables are.
+        model: one of the models of `tfdeit.network.models`.
+        directory: created if it does not exist.
+        dtype: how to store the weights, "float32", "float16" or "bfloat16"; None keeps the dtype of the variables.
 
     Raises:
         CheckpointError: if `directory` is a file, or a weight is not finite (in `dtype`).
@@ -113,7 +109,7 @@ def save_pretrained(model: keras.Model, directory: str | os.PathLike, *, dtype: 
 
 
 def find_directory(source: str | os.PathLike) -> Path:
-    """Returns the directory that `source` names: see `hub.locate`. A publisher's file is ported, beside it, once.
+    """Returns the directory that `source` names, as `hub.locate` finds it; ports a publisher's file once, beside it.
 
     Raises:
         CheckpointError: if there is none, or it cannot be downloaded or ported.
@@ -155,9 +151,9 @@ def _read_config(model_class: type[keras.Model], directory: Path) -> ViTConfig:
         case {"model_type": "vit" | "deit", "architectures": [str(name), *_]}:
             hint = f"Use TF{name}."
         case {"model_type": "vit" | "deit"}:
-            hint = "Use a class of that type."
+            hint = "Use a class for that type."
         case _:
-            hint = "Only models of type vit and deit are read."
+            hint = "Only models of type vit and deit are supported."
     raise CheckpointError(
         f"Expected model_type {expected!r} in {path}, for {model_class.__name__}. "
         f"Received: {values['model_type']!r}. {hint}"
@@ -165,7 +161,7 @@ def _read_config(model_class: type[keras.Model], directory: Path) -> ViTConfig:
 
 
 def _prefix(config: ViTConfig, separator: str, names: Iterable[str]) -> str:
-    """Returns what precedes the backbone in `names`, nothing in those of a bare model."""
+    """Returns the prefix of the backbone in `names`, empty for a bare model."""
     prefix = config.model_type + separator
     return prefix if any(name.startswith(prefix) for name in names) else ""
 

@@ -1,6 +1,6 @@
 """HDF5 files of Keras: our own .weights.h5 and .keras, and the tf_model.h5 of transformers 4.
 
-The HDF5 library reads the names and where each array is; the arrays are then mapped. What asks for more than that
+The HDF5 library only reads the names and where each array is; the arrays are then mapped. What needs more than that
 (links to other files, virtual, chunked or compressed arrays) is refused: Keras writes none of it.
 """
 
@@ -18,9 +18,9 @@ import numpy as np
 from tfdeit.checkpoint import DAMAGED, Array, CheckpointError
 from tfdeit.checkpoint.archives import faults_of, map_entry, map_file
 
-_BFLOAT16 = np.dtype("V2")  # how Keras stores what HDF5 does not know
+_BFLOAT16 = np.dtype("V2")  # how Keras stores the dtype, which HDF5 lacks
 _TOKENS = "layers/token_concatenation/"
-# What a saved model holds beside its weights: the state of its optimizer and of its random generators.
+# What a saved model holds besides its weights: the state of its optimizer and of its random generators.
 _STATE = re.compile(r"^optimizer/|(^|/)seed_generator/")
 
 
@@ -28,10 +28,10 @@ def read_hdf5(path: str | os.PathLike) -> dict[str, Array]:
     """Reads the weights of a model of tfdeit, or of a TensorFlow model of transformers 4.
 
     Args:
-        path: a .weights.h5 or tf_model.h5.
+        path: a .weights.h5 file or a tf_model.h5.
 
     Returns:
-        Read-only, memory-mapped arrays, by their paths in the file; of transformers', by their variables' names.
+        Read-only, memory-mapped arrays, by path in the file; transformers' by the names of its variables.
 
     Raises:
         CheckpointError: if the file is damaged, or holds what Keras does not write.
@@ -44,10 +44,10 @@ def read_hdf5(path: str | os.PathLike) -> dict[str, Array]:
 
 
 def read_keras(path: str | os.PathLike) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Reads a .keras file: the weights as `read_hdf5`, and the model's config, the contents of a config.json.
+    """Reads a .keras file: its weights as `read_hdf5` does, and the contents of a config.json for its model.
 
     Raises:
-        CheckpointError: if the file is damaged, or of another model.
+        CheckpointError: if the file is damaged, or holds another library's model.
     """
     with faults_of(path, "a .keras file of tfdeit"), zipfile.ZipFile(path) as archive:
         mapped = map_file(path)
@@ -60,7 +60,7 @@ def read_keras(path: str | os.PathLike) -> tuple[dict[str, Array], dict[str, Any
 
 
 def _datasets(file: h5py.File, data: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the path and the array of each dataset of `file`, as views of `data`, its (bytes,) uint8."""
+    """Yields the path and the array of each dataset in `file`: views of `data`, the file as (bytes,) uint8."""
     names, links = [], []
     file.visititems_links(lambda name, link: None if isinstance(link, h5py.HardLink) else links.append(name))
     if links:
@@ -75,7 +75,7 @@ def _datasets(file: h5py.File, data: np.ndarray) -> Iterator[tuple[str, np.ndarr
             yield name, np.empty(dataset.shape, dtype)
             continue
         start, size = dataset.id.get_offset(), dataset.size * dtype.itemsize
-        # An offset is there for contiguous arrays only: none for chunked, compressed, virtual and external ones.
+        # Only contiguous arrays have an offset: chunked, compressed, virtual and external ones have none.
         if start is None or dataset.external or start + size > data.size or file.userblock_size:
             raise CheckpointError(
                 f"Expected {name[:200]} to be stored in one uncompressed piece inside the file. Received: another "
@@ -85,7 +85,7 @@ def _datasets(file: h5py.File, data: np.ndarray) -> Iterator[tuple[str, np.ndarr
 
 
 def _name_tokens(arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """Returns the arrays of a saved model: its weights only, tokens by name, the first block counted as others are."""
+    """Returns only the weights of a saved model, with tokens by name and the first block numbered like the others."""
     arrays = {name: array for name, array in arrays.items() if not _STATE.search(name)}
     found = sorted(name for name in arrays if f"{_TOKENS}vars/" in name)
     mask = any(name.startswith("decoder/") for name in arrays)
@@ -95,7 +95,7 @@ def _name_tokens(arrays: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def _token_names(others: int, mask: bool) -> list[str]:
-    """Returns the names of the variables of `TokenConcatenation`, in its order, `others` beside a mask token."""
+    """Returns the names of the variables of `TokenConcatenation` in its order: `others`, and perhaps a mask token."""
     return ["cls_token", *["distillation_token"] * (others == 3), *["mask_token"] * mask, "position_embeddings"]
 
 
@@ -104,8 +104,8 @@ def write_hdf5(path: str | os.PathLike, arrays: Mapping[str, Array], note: str, 
 
     Args:
         path: ends in .weights.h5.
-        arrays: by the names of `read_hdf5`.
-        note: kept as an attribute of the file, which Keras leaves alone.
+        arrays: by the names that `read_hdf5` returns.
+        note: stored as an attribute of the file, which Keras ignores.
         advance: called with 1 after each array.
     """
     tokens = [name for name in arrays if _TOKENS in name]

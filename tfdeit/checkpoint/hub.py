@@ -11,7 +11,7 @@ from pathlib import Path
 from tfdeit import zoo
 from tfdeit.checkpoint import CheckpointError, listing
 from tfdeit.checkpoint.download import download
-from tfdeit.hints import did_you_mean
+from tfdeit.presentation.hints import did_you_mean
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in order of preference; either may be sharded
@@ -30,7 +30,7 @@ def locate(source: str | os.PathLike) -> Path:
     embedded = {path.parent.name: path.parent for path in folder.glob("*/config.json")}
     if str(source) in embedded:
         return embedded[str(source)]
-    _check_no_path(str(source))
+    _refuse_missing_path(str(source))
     try:
         return fetch(str(source))
     except CheckpointError:
@@ -39,20 +39,20 @@ def locate(source: str | os.PathLike) -> Path:
         hint = did_you_mean(str(source), [*embedded, *zoo.BY_NAME], limit=3) or " `tfdeit list` shows the zoo."
         raise CheckpointError(
             "Expected the directory of a checkpoint (config.json with model.safetensors or pytorch_model.bin, "
-            f"preprocessor_config.json), the name of an embedded one ({listing(embedded) or 'there is none'}), "
-            f"of the zoo, or the id of a repository on the hub. Received: {str(source)!r}.{hint}"
+            f"preprocessor_config.json), the name of an embedded one ({listing(embedded) or 'there are none'}), "
+            f"a name of the zoo, or the id of a repository on the hub. Received: {str(source)!r}.{hint}"
         ) from error
 
 
-def _check_no_path(source: str):
-    """Refuses what could be the id of a repository, but looks like a path: asking the hub for it only takes time."""
+def _refuse_missing_path(source: str):
+    """Refuses what could be the id of a repository but looks like a path: to ask the hub for it would waste time."""
     if source in zoo.BY_NAME or not HUB_ID.fullmatch(source):
         return
     folder = source.partition("/")[0]
     if Path(folder).is_dir():
-        reason = f"{folder} is a directory here; to download from the hub, work in another one"
+        reason = f"{folder} is a directory here; to download from the hub, work in another directory"
     elif source.endswith(_SUFFIXES):
-        reason = "it ends as a file does, and the hub has directories"
+        reason = "it ends like a file name, and the hub has repositories"
     else:
         return
     raise CheckpointError(f"Expected a file or directory that exists. Received: {source!r}, which does not: {reason}.")
@@ -63,13 +63,13 @@ def fetch(name: str) -> Path:
 
     Args:
         name: a name of the zoo (`zoo.find`), or the id of any repository on the hub. A row's `url` or file name stands
-            for its publisher's file, its other names for the repository on the hub if it has one.
+            for its publisher's file, its other names for its repository on the hub, if there is one.
 
     Returns:
         The directory with config.json, weights and, if published, preprocessor_config.json; or the publisher's file.
 
     Raises:
-        CheckpointError: if it cannot be had; the message says what to put where by hand.
+        CheckpointError: if it cannot be downloaded; the message says what to put where by hand.
         ValueError: if there is no such name.
     """
     try:
@@ -89,8 +89,8 @@ def _fetch_repository(hub_id: str) -> Path:
         from huggingface_hub import errors
     except ImportError as error:
         raise CheckpointError(
-            f"Expected a directory, or huggingface_hub to download {hub_id!r}. Received: neither. pip install "
-            f"tfdeit[hub]; or put {_files(hub_id)} into a directory, and pass that."
+            f"Expected a directory, or huggingface_hub to download {hub_id!r}. Received: neither. Run pip "
+            f"install tfdeit[hub], or put {_files(hub_id)} into a directory, and pass that."
         ) from error
     library: tuple = errors.HfHubHTTPError.__bases__  # of the HTTP library that it uses
     endpoint = os.environ.get("HF_ENDPOINT")  # huggingface_hub itself reads it once, when it is imported
@@ -99,34 +99,37 @@ def _fetch_repository(hub_id: str) -> Path:
         return _fetch_files(hub_id, endpoint)
     except CheckpointError:
         raise
-    except errors.GatedRepoError as error:
-        reason = "access has to be asked for on its page, and a token (HF_TOKEN) given"
-        raise CheckpointError(f"Expected to read {hub_id} on the hub. Received: {reason}.") from error
-    except errors.RepositoryNotFoundError as error:
-        raise CheckpointError(
-            "Expected a directory, a name of the zoo (`tfdeit list`), or a repository on the hub. Received: "
-            f"{hub_id!r}, which is none, or is private and needs a token (HF_TOKEN).{did_you_mean(hub_id, zoo.BY_NAME)}"
-        ) from error
-    except errors.LocalEntryNotFoundError as error:  # offline, by choice or not
-        raise CheckpointError(
-            f"Expected a directory, {hub_id!r} in the cache of the hub, or a network. Received: "
-            f"{error.__cause__ or error} Without a network, put {_files(hub_id)} into a directory, and pass that."
-        ) from error
-    except errors.EntryNotFoundError as error:
-        raise CheckpointError(
-            f"Expected config.json and {' or '.join(WEIGHTS)} in {hub_id} on the hub. Received: {error}"
-        ) from error
-    except (OSError, *library) as error:
-        raise CheckpointError(
-            f"Expected to download {hub_id}. Received: {error}. Run again to go on where it stopped; HF_HOME says "
-            "where it is stored."
-        ) from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:  # an id or an index of shards that is none
-        raise CheckpointError(f"Expected a repository {hub_id!r} on the hub, in order. Received: {error}.") from error
+    except (OSError, errors.EntryNotFoundError, *library) as error:
+        raise CheckpointError(_describe_failure(hub_id, error)) from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # a malformed id or index of shards
+        raise CheckpointError(f"Expected a well-formed repository {hub_id!r} on the hub. Received: {error}.") from error
+
+
+def _describe_failure(hub_id: str, error: Exception) -> str:
+    from huggingface_hub import errors
+
+    match error:
+        case errors.GatedRepoError():
+            advice = "Request access on its page, and set HF_TOKEN"
+            return f"Expected to read {hub_id} on the hub. Received: a gated repository. {advice}."
+        case errors.RepositoryNotFoundError():
+            return (
+                f"Expected a directory, a name of the zoo (`tfdeit list`), or a repository on the hub. Received: "
+                f"{hub_id!r}, which is none of these, or is private and needs a token (HF_TOKEN)."
+                f"{did_you_mean(hub_id, zoo.BY_NAME)}"
+            )
+        case errors.LocalEntryNotFoundError():  # offline, by choice or not
+            return (
+                f"Expected a directory, {hub_id!r} in the hub's cache, or a network. Received: "
+                f"{error.__cause__ or error} Without a network, put {_files(hub_id)} into a directory, and pass that."
+            )
+        case errors.EntryNotFoundError():
+            return f"Expected config.json and {' or '.join(WEIGHTS)} in {hub_id} on the hub. Received: {error}"
+    return f"Expected to download {hub_id}. Received: {error}. Run again to resume; HF_HOME says where it is stored."
 
 
 def _check_answer(hub_id: str, endpoint: str | None):
-    """Asks the hub once for a repository that is not cached: huggingface_hub tries for 24 s if nobody answers."""
+    """Asks the hub once for a repository that is not cached: huggingface_hub would keep trying for 24 s."""
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -135,7 +138,7 @@ def _check_answer(hub_id: str, endpoint: str | None):
     library: tuple = HfHubHTTPError.__bases__
     url = hf_hub_url(hub_id, "config.json", endpoint=endpoint)
     try:
-        with contextlib.suppress(HfHubHTTPError):  # an answer
+        with contextlib.suppress(HfHubHTTPError):  # a refusal is an answer too
             get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except (OSError, *library) as error:
         raise CheckpointError(
@@ -146,7 +149,7 @@ def _check_answer(hub_id: str, endpoint: str | None):
 
 
 def _fetch_files(hub_id: str, endpoint: str | None) -> Path:
-    """Downloads the files of one commit, and no others than are read; raises what huggingface_hub does."""
+    """Downloads only the files that are read, all of one commit; raises what huggingface_hub does."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 

@@ -1,31 +1,20 @@
-"""Numpy's .npz files, in which Google publishes its ViTs: read without unpickling anything, and written."""
+"""NumPy's .npz files, in which Google publishes its ViTs: read without unpickling anything, and written."""
 
+import functools
 import io
 import math
 import os
 import zipfile
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from tfdeit.checkpoint import DAMAGED, Array, CheckpointError
+from tfdeit.checkpoint import DAMAGED, Array, CheckpointError, LazyArray
 from tfdeit.checkpoint.archives import faults_of, map_entry, map_file
 
-_HEADER = 12 + 10_000  # bytes that hold any header numpy reads
-_BFLOAT16 = np.dtype("V2")  # how numpy stores what it does not know
-
-
-class _CompressedArray(NamedTuple):
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    path: str | os.PathLike
-    name: str
-
-    def __array__(self, dtype=None, copy=None):
-        with faults_of(self.path, "an npz file"), zipfile.ZipFile(self.path) as archive:
-            return np.asarray(_view(np.frombuffer(archive.read(self.name), np.uint8), self.name), dtype)
+_HEADER = 12 + 10_000  # bytes that hold any header that numpy reads
+_BFLOAT16 = np.dtype("V2")  # how numpy stores the dtype, which it lacks
 
 
 def read_npz(path: str | os.PathLike) -> dict[str, Array]:
@@ -44,8 +33,13 @@ def read_npz(path: str | os.PathLike) -> dict[str, Array]:
             else:
                 with archive.open(entry) as file:
                     shape, dtype, _, _ = _read_header(file.read(_HEADER), entry.file_size, name)
-                arrays[name] = _CompressedArray(shape, dtype, path, entry.filename)
+                arrays[name] = LazyArray(shape, dtype, functools.partial(_read_compressed, path, entry.filename))
     return arrays
+
+
+def _read_compressed(path: str | os.PathLike, name: str) -> np.ndarray:
+    with faults_of(path, "an npz file"), zipfile.ZipFile(path) as archive:
+        return _view(np.frombuffer(archive.read(name), np.uint8), name)
 
 
 def _read_header(start: bytes, size: int, name: str) -> tuple[tuple[int, ...], np.dtype, bool, int]:
@@ -75,7 +69,7 @@ def write_npz(path: str | os.PathLike, arrays: Mapping[str, Array], note: str, a
     Args:
         path: the file.
         arrays: by name.
-        note: at most 65535 bytes, kept as the comment of the zip archive, which numpy leaves alone.
+        note: stored as the comment of the zip archive, which numpy ignores; at most 65535 bytes.
         advance: called with 1 after each array.
     """
     with zipfile.ZipFile(path, "w") as archive:

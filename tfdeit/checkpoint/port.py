@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tfdeit import __version__
-from tfdeit.checkpoint import Array, CheckpointError, listing
+from tfdeit.checkpoint import Array, CheckpointError, LazyArray, listing
 from tfdeit.checkpoint.formats import FORMAT_OF, format_rules
 from tfdeit.checkpoint.hdf5 import write_hdf5
 from tfdeit.checkpoint.npz import write_npz
 from tfdeit.checkpoint.rules import Rule, from_keras
-from tfdeit.checkpoint.source import LazyArray, Source, checksums, open_source
+from tfdeit.checkpoint.source import Source, checksums, open_source
 from tfdeit.checkpoint.torch_files import write_torch
 from tfdeit.checkpoint.writers import complete_file, write_directory, write_safetensors
-from tfdeit.hints import did_you_mean
+from tfdeit.presentation.hints import did_you_mean
 from tfdeit.protocols import preprocessor_config
 
 _TORCH = (".pth", ".pt", ".bin")
@@ -28,11 +28,11 @@ PROVENANCE = "tfdeit_provenance"
 
 
 class Target(NamedTuple):
-    """What can be written.
+    """A kind of checkpoint that can be written.
 
     Attributes:
         format: its name in `formats.FORMATS`.
-        suffixes: what the name of the file may end in; none for a directory.
+        suffixes: how the name of the file may end; none for a directory.
         wrapper: the key of the state dict in a torch file, None for no wrapper.
     """
 
@@ -67,12 +67,12 @@ def port(
         source: a file or a Hugging Face directory (see `readers.read_any`), or a name (see `hub.locate`).
         output: a directory for "hf", else a file with one of the target's suffixes.
         to: one of `TARGETS`.
-        progress: given the number of tensors, returns a context that gives a function to count them.
+        progress: takes the number of tensors, and returns a context manager that gives a function to count them.
         name: see `open_source`.
         **overrides: see `open_source`.
 
     Returns:
-        What was read.
+        The checkpoint that was read.
 
     Raises:
         CheckpointError: if the source is damaged, incomplete, or of no known format, or the target has no place for
@@ -96,14 +96,14 @@ def port(
                 write_hdf5(file, tensors, note, advance)
             elif output.suffix == ".safetensors":
                 write_safetensors(file, tensors, {"format": "pt", PROVENANCE: note}, advance)
-            else:  # beside a state dict in a wrapper is room for a note
+            else:  # a wrapper has room for a note beside the state dict
                 wrapped = {target.wrapper: tensors, "meta": {PROVENANCE: note}} if target.wrapper else tensors
                 write_torch(file, wrapped, advance)
     return opened
 
 
 def _write_processor(source: Source, path: Path) -> None:
-    """Copies the source's preprocessor_config.json if the size is still that, or writes that of its row; keeps one."""
+    """Copies the source's preprocessor_config.json if its size still fits, or writes the row's; never replaces one."""
     config = source.config
     if path.exists():
         return
@@ -116,21 +116,21 @@ def _write_processor(source: Source, path: Path) -> None:
 
 def _check_target(to: str, output: str | os.PathLike[str]) -> Target:
     if to not in TARGETS:
-        raise ValueError(f"Expected a target among {', '.join(TARGETS)}. Received: {to!r}.{did_you_mean(to, TARGETS)}")
+        raise ValueError(f"Expected one of {', '.join(TARGETS)}. Received: target {to!r}.{did_you_mean(to, TARGETS)}")
     suffixes = TARGETS[to].suffixes
     if suffixes and not str(output).endswith(suffixes):
-        raise ValueError(f"Expected the name of a file in {', '.join(suffixes)} for {to}. Received: {str(output)!r}.")
+        raise ValueError(f"Expected a {' or '.join(suffixes)} file for {to}. Received: {str(output)!r}.")
     if Path(output).is_dir() if suffixes else Path(output).is_file():
         kind = "file" if suffixes else "directory"
-        raise ValueError(f"Expected a {kind} to write to. Received: {str(output)!r}, which exists and is none.")
+        raise ValueError(f"Expected a {kind} to write to. Received: {str(output)!r}, which exists but is not one.")
     return TARGETS[to]
 
 
 def convert(source: Source, target: Target) -> dict[str, Array]:
-    """Returns the tensors of a checkpoint as `target` names them and lays them out; each is computed when it is read.
+    """Returns the tensors of a checkpoint, named and laid out as in `target`; each is computed when it is read.
 
     Raises:
-        CheckpointError: if the target has no place for one.
+        CheckpointError: if the target has no place for some of them.
     """
     name = target.format
     if target == TARGETS["fb"] and source.config.layerscale_value is not None:
@@ -142,7 +142,7 @@ def convert(source: Source, target: Target) -> dict[str, Array]:
     homeless = source.variables.keys() - rules.keys()
     if homeless:
         raise CheckpointError(
-            f"Expected a model that {format.name} has too. Received: a {source.architecture}, whose "
+            f"Expected a model that the format {format.name} can hold. Received: a {source.architecture}, whose "
             f"{listing(homeless)} have no place there."
         )
     tensors: dict[str, Array] = {}
@@ -159,10 +159,10 @@ def _encode(rule: Rule, variable: Array, index: int) -> np.ndarray:
 
 
 def provenance(source: Source) -> dict[str, Any]:
-    """Returns what a written file says of where it comes from.
+    """Returns what a written file says about its origin.
 
-    Names and checksums of the files, their format, our version; and of a published checkpoint its row: title, data,
-    accuracy, licence, ...
+    Names and checksums of the source's files, their format, our version; for a published checkpoint also its row of
+    the zoo: title, data, accuracy, licence, ...
     """
     files = checksums(source.path)
     note = {"files": files, "format": source.format, "tfdeit": __version__}

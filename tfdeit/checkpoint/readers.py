@@ -4,18 +4,19 @@ A reader returns a dict from the file's own names to `Array`s: anything with `sh
 `numpy.asarray` reads, from disk and on demand. Every fault of a file is a `CheckpointError`.
 """
 
+import functools
 import json
 import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import safetensors
 
-from tfdeit.checkpoint import DAMAGED, Array, CheckpointError, listing
+from tfdeit.checkpoint import DAMAGED, Array, CheckpointError, LazyArray, listing
 from tfdeit.checkpoint.archives import faults_of
 from tfdeit.checkpoint.hdf5 import read_hdf5, read_keras
 from tfdeit.checkpoint.npz import read_npz
@@ -37,17 +38,6 @@ SAFETENSORS_DTYPES = {
 # ------------------------------------------------------------------------------------------------ safetensors
 
 
-class _SafetensorsArray(NamedTuple):
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    path: str | os.PathLike
-    name: str
-
-    def __array__(self, dtype=None, copy=None):
-        # An open file stays mapped, and what was read of it resident: opening it again holds one tensor at a time.
-        return np.asarray(_open_safetensors(self.path).get_tensor(self.name), dtype)
-
-
 def read_safetensors(path: str | os.PathLike) -> dict[str, Array]:
     """Reads the header of a safetensors file; an array is read from disk each time that it is converted.
 
@@ -64,8 +54,13 @@ def read_safetensors(path: str | os.PathLike) -> dict[str, Array]:
                 f"Received: {name[:200]} of dtype {header.get_dtype()}. Convert it to a float dtype and save again."
             )
         dtype = np.dtype(SAFETENSORS_DTYPES[header.get_dtype()])
-        arrays[name] = _SafetensorsArray(tuple(header.get_shape()), dtype, path, name)
+        arrays[name] = LazyArray(tuple(header.get_shape()), dtype, functools.partial(_read_tensor, path, name))
     return arrays
+
+
+def _read_tensor(path: str | os.PathLike, name: str) -> np.ndarray:
+    # An open file stays mapped, with all that was read resident: reopening it keeps one tensor in memory at a time.
+    return _open_safetensors(path).get_tensor(name)
 
 
 def _open_safetensors(path: str | os.PathLike) -> safetensors.safe_open:
@@ -81,23 +76,18 @@ _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
 def read_any(path: str | os.PathLike) -> tuple[dict[str, Array], dict[str, Any] | None]:
-    """Reads the weights of a file of any format, which its contents tell, or of a Hugging Face directory.
+    """Reads the weights of a file, whose contents tell its format, or of a Hugging Face directory.
 
     Returns:
-        The arrays under the names that the file gives them; and the contents of the config.json of the directory or
-        of the .keras file, None if there is none.
+        The arrays under the names that the file gives them; and the contents of config.json in the directory or the
+        .keras file, None if there is none.
 
     Raises:
         CheckpointError: if the file is damaged or of no known format.
     """
     path = Path(path)
     if path.is_dir():
-        config = path / "config.json"
-        with faults_of(config, "a JSON object"):
-            values = dict(json.loads(config.read_text(encoding="utf-8"))) if config.is_file() else None
-        tensorflow = path / "tf_model.h5"
-        alone = tensorflow.is_file() and not any(path.glob("model*.safetensors")) and not any(path.glob("pytorch_*"))
-        return read_hdf5(tensorflow) if alone else read_weights(path), values
+        return _read_directory(path)
     with faults_of(path, "a file"), open(path, "rb") as file:
         start = file.read(len(LEGACY_MAGIC))
     if start.startswith(_HDF5_MAGIC):
@@ -118,6 +108,14 @@ def read_any(path: str | os.PathLike) -> tuple[dict[str, Array], dict[str, Any] 
     )
 
 
+def _read_directory(path: Path) -> tuple[dict[str, Array], dict[str, Any] | None]:
+    config, tensorflow = path / "config.json", path / "tf_model.h5"
+    with faults_of(config, "a JSON object"):
+        values = dict(json.loads(config.read_text(encoding="utf-8"))) if config.is_file() else None
+    alone = tensorflow.is_file() and not any(path.glob("model*.safetensors")) and not any(path.glob("pytorch_*"))
+    return read_hdf5(tensorflow) if alone else read_weights(path), values
+
+
 # ------------------------------------------------------------------------------------------------ directories
 
 
@@ -128,7 +126,7 @@ WEIGHT_FILES = {  # in transformers' order of preference
 
 
 def read_weights(directory: str | os.PathLike) -> dict[str, Array]:
-    """Finds and reads the weights of a Hugging Face directory, in one file or sharded.
+    """Reads the weights of a Hugging Face directory, in one file or in shards.
 
     Args:
         directory: holds one of `WEIGHT_FILES`, or its `.index.json` and shards; the first that exists is read.
@@ -170,11 +168,11 @@ def _read_shards(index: Path, read: Callable[[Path], dict[str, Array]]) -> dict[
         if {"/", "\\", ":"} & set(shard) or shard in ("", ".", ".."):
             raise CheckpointError(f"Expected names of files beside {index}. Received: {shard[:200]!r}.")
         if not (index.parent / shard).is_file():
-            raise CheckpointError(f"Expected the shard {shard} of {index}. There is no such file: download it.")
+            raise CheckpointError(f"Expected the shard {shard} of {index}. Received: no such file. Download it.")
         part = read(index.parent / shard)
         if part.keys() != names:
             raise CheckpointError(
-                f"Expected {index.parent / shard} to hold what {index.name} says. "
+                f"Expected {index.parent / shard} to hold the tensors that {index.name} lists. "
                 f"Missing: {listing(names - part.keys()) or 'none'}. "
                 f"Unexpected: {listing(part.keys() - names) or 'none'}."
             )

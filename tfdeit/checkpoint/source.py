@@ -2,14 +2,14 @@
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tfdeit import zoo
-from tfdeit.checkpoint import Array, CheckpointError, listing
+from tfdeit.checkpoint import Array, CheckpointError, LazyArray, listing
 from tfdeit.checkpoint.big_vision import read_tower
 from tfdeit.checkpoint.download import checksum
 from tfdeit.checkpoint.fit import (
@@ -28,7 +28,7 @@ from tfdeit.checkpoint.readers import read_any
 from tfdeit.checkpoint.rules import Rule, cast_finite, interpolate_positions
 from tfdeit.config import ViTConfig
 
-# How many times larger than its file a checkpoint may say to be: compressed weights are hardly smaller.
+# How many times the size of its file a checkpoint may claim: weights hardly compress.
 _EXPANSION = 64
 _IN_SHAPES = (
     *("model_type", "hidden_size", "num_hidden_layers", "intermediate_size", "num_channels", "qkv_bias"),
@@ -43,12 +43,12 @@ class Source(NamedTuple):
         path: a file or directory.
         format: its name in `formats.FORMATS`.
         stored: the config of the checkpoint.
-        config: the same with the fields that were asked for.
+        config: the same with the overrides.
         architecture: transformers' name of the model's class.
-        variables: our names, below the backbone's, to values.
-        initialised: names of variables that are new, as their size was asked for.
-        unused: names of tensors in the file that the model has no use for.
-        row: which published checkpoint it is, if that was said.
+        variables: our names, without the backbone's prefix, to values.
+        initialised: names of newly initialised variables, whose size was overridden.
+        unused: names of tensors in the file that the model does not use.
+        row: its row in the zoo, if that was named.
     """
 
     path: Path
@@ -62,27 +62,16 @@ class Source(NamedTuple):
     row: zoo.Checkpoint | None
 
 
-class LazyArray(NamedTuple):
-    """An `Array` that is computed each time it is converted."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    compute: Callable[[], np.ndarray]
-
-    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self.compute(), dtype or self.dtype)
-
-
 def open_source(source: str | os.PathLike, name: str | None = None, **overrides) -> Source:
-    """Reads a checkpoint of any format, as far as names and shapes, and checks that it is whole.
+    """Reads the names and shapes of a checkpoint of any format, and checks that it is complete.
 
     Args:
         source: a file, a Hugging Face directory, or a name.
-        name: which row of the zoo it is; None means the one that `source` names, if it is no path. Where no config.json
-            says them, the fields of the config that shapes do not tell are the row's.
-        **overrides: fields of the config. Where no config.json says them, those that shapes do not tell may be
-            needed: `num_attention_heads`, `layer_norm_eps`, `hidden_act`. With `image_size` the position table is
-            interpolated as torch's bicubic, with `num_labels` or `id2label` the heads are new if their size is.
+        name: its row in the zoo; None means the row that `source` names, unless that is a path. Without a config.json,
+            the row supplies the fields of the config that shapes do not tell.
+        **overrides: fields of the config to change. Without a config.json or a row, those that shapes do not tell may
+            be needed: `num_attention_heads`, `layer_norm_eps`, `hidden_act`. With `image_size`, the position table is
+            interpolated as by torch's bicubic; with `num_labels` or `id2label`, heads of another size are new.
 
     Raises:
         CheckpointError: if the source is damaged, incomplete, of no known format, or not that row's.
@@ -101,13 +90,10 @@ def open_source(source: str | os.PathLike, name: str | None = None, **overrides)
         raise CheckpointError(f"{path}: {error}") from error
     config = stored.replace(**overrides)
     rules = format_rules(match.format, stored, match.prefix)
-    optional = {part for ours in rules for part in parts(ours) & OPTIONAL if set(rules[ours].names) & arrays.keys()}
-    if optional & {"cls_classifier", "distillation_classifier"}:
-        optional |= {"cls_classifier", "distillation_classifier"}
-    # Hub files of classifiers may hold a pooler that nothing uses.
-    if optional & (CLASSIFIERS | {"decoder"}) and "pooler" in optional:
-        optional.remove("pooler")
-        unused += [name for ours, rule in rules.items() if "pooler" in parts(ours) for name in rule.names]
+    optional = _optional_parts(rules, arrays)
+    if "pooler" not in optional:
+        pooler = {name for ours, rule in rules.items() if "pooler" in parts(ours) for name in rule.names}
+        unused += pooler & arrays.keys()
     architecture = _architecture(config, optional)
     fit = compare(variable_shapes(stored, optional), arrays, rules, rules, frozenset(), frozenset())
     fit.problems["unexpected"] = sorted(set(fit.problems["unexpected"]) - set(unused))
@@ -128,6 +114,16 @@ def open_source(source: str | os.PathLike, name: str | None = None, **overrides)
     return Source(path, match.format.name, stored, config, architecture, variables, sorted(new), sorted(unused), row)
 
 
+def _optional_parts(rules: Mapping[str, Rule], arrays: Mapping[str, Array]) -> set[str]:
+    """Returns the optional parts that a model of these weights has."""
+    found = {part for ours in rules for part in parts(ours) & OPTIONAL if set(rules[ours].names) & arrays.keys()}
+    if found & {"cls_classifier", "distillation_classifier"}:  # always both, so that a missing one is reported
+        found |= {"cls_classifier", "distillation_classifier"}
+    if found & (CLASSIFIERS | {"decoder"}):  # files of classifiers on the hub may hold a pooler that nothing uses
+        found.discard("pooler")
+    return found
+
+
 def _stored_config(
     match: Match,
     arrays: Mapping[str, Array],
@@ -135,12 +131,10 @@ def _stored_config(
     row: zoo.Checkpoint | None,
     overrides: Mapping[str, Any],
 ) -> ViTConfig:
-    """Returns the config that config.json (`values`) says; or else the shapes, and the row or `overrides`."""
+    """Returns the config in config.json (`values`), or else what shapes tell, with the row or `overrides`."""
     stored = None if values is None else match.config_class.from_dict(values)
     if stored and match.depth and not stored.num_hidden_layers:
-        raise ValueError(
-            f"Expected config.json to say num_hidden_layers={match.depth}, as the weights have. Received: 0."
-        )
+        raise ValueError(f"Expected num_hidden_layers={match.depth} in config.json, as in the weights. Received: 0.")
     if row:
         shaped = derive_config(match, arrays, row.architecture["image_size"], num_attention_heads=1)
         _check_row(row, shaped, stored)
@@ -149,7 +143,7 @@ def _stored_config(
 
 
 def _check_row(row: zoo.Checkpoint, shaped: ViTConfig, stored: ViTConfig | None):
-    """Compares a row with the config that shapes tell, and with that of a config.json, if there is one."""
+    """Compares a row with the config that shapes tell, and with that of config.json, if there is one."""
     expected = row.config()
     pairs = {field: (getattr(shaped, field), getattr(expected, field)) for field in _IN_SHAPES}
     pairs["LayerScale"] = (shaped.layerscale_value is not None, expected.layerscale_value is not None)
@@ -199,8 +193,10 @@ def checksums(path: Path) -> dict[str, str]:
 
 
 def _check_size(path: Path, arrays: Mapping[str, Array]):
-    """Refuses a small file that would fill the memory: compressed, or tensors that repeat a few numbers."""
+    """Refuses a small file that would fill the memory: a compressed one, or tensors that repeat a few numbers."""
     size = sum(file.stat().st_size for file in weight_files(path))
     stated = sum(int(np.prod(array.shape, dtype=object)) * np.dtype(array.dtype).itemsize for array in arrays.values())
     if stated > _EXPANSION * size:
-        raise CheckpointError(f"Expected at most {_EXPANSION} times the {size} bytes of {path}. Received: {stated}.")
+        raise CheckpointError(
+            f"Expected tensors of at most {_EXPANSION} times the {size:,} bytes of {path}. Received: {stated:,} bytes."
+        )

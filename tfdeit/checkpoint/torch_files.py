@@ -1,4 +1,4 @@
-"""Files of torch.save, read and written without torch: the zip format, and the one of torch before 1.6 (read only)."""
+"""Files of torch.save, read and written without torch: the zip format and, only read, that of torch before 1.6."""
 
 import functools
 import os
@@ -13,9 +13,9 @@ from tfdeit.checkpoint import DAMAGED, Array, CheckpointError, listing
 from tfdeit.checkpoint.archives import faults_of, map_entry, map_file
 from tfdeit.checkpoint.torch_pickle import TORCH_STORAGES, unpickle
 
-LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch before 1.6 begin
-# Of Facebook's and of MMPretrain's files. What is beside them is left: "model_ema" too, which Facebook's training saves
-# and its evaluation does not load.
+LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the start of files of torch before 1.6
+# In Facebook's and MMPretrain's files. Other keys are ignored, "model_ema" too: Facebook's training saves it, but its
+# evaluation does not load it.
 _WRAPPERS = ("model", "state_dict")
 
 
@@ -40,7 +40,7 @@ def read_torch_state_dict(path: str | os.PathLike, wrappers: tuple[str, ...] = (
 
     Args:
         path: the file.
-        wrappers: keys under which the state dict may be, one of them; whatever is beside it is left.
+        wrappers: keys, of which one may hold the state dict; what is beside it is ignored.
 
     Raises:
         CheckpointError: if `read_torch` refuses the file, or it holds something else.
@@ -56,7 +56,7 @@ def read_torch_state_dict(path: str | os.PathLike, wrappers: tuple[str, ...] = (
     if others:
         raise CheckpointError(
             f"Expected a state dict, names to tensors, in {path}. Received: the top-level keys "
-            f"{listing(map(str, values))}; no names of tensors are: {listing(others)}. Save the state dict alone."
+            f"{listing(map(str, values))}; not names of tensors: {listing(others)}. Save the state dict alone."
         )
     return values
 
@@ -83,8 +83,8 @@ def _read_archive(archive: zipfile.ZipFile, mapped: np.ndarray) -> Any:
 def _read_legacy(mapped: np.ndarray) -> Any:
     """Reads the format before torch 1.6: five pickles, then each storage as its length and its bytes.
 
-    The fourth pickle holds the object, the fifth the order in which its storages follow. Where these are is known only
-    then, so the object is read twice: for the sizes of its storages, and for itself.
+    The fourth pickle holds the object, the fifth the order of its storages. Where these are depends on their sizes, so
+    the object is read twice: for the sizes of its storages, and for itself.
     """
     file = _Stream(mapped)
     sizes: dict[str, int] = {}
@@ -120,7 +120,7 @@ def _no_storage(key: str, size: int) -> np.ndarray:
 
 
 class _Stream:
-    """What pickletools needs of a file; reads no more than is there, and stops at the end of each pickle."""
+    """What pickletools needs of a file: reads no more than there is, and stops at the end of each pickle."""
 
     def __init__(self, mapped: np.ndarray):
         self.mapped, self.position = mapped, 0
@@ -181,4 +181,4 @@ def _pickle(value: Any, arrays: list[Array]) -> bytes:
 
 
 def _literal(value: Any) -> bytes:
-    return pickle.dumps(value, protocol=2)[2:-1]  # without the header and the end
+    return pickle.dumps(value, protocol=2)[2:-1]  # without header and STOP

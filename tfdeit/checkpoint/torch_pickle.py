@@ -1,7 +1,7 @@
-"""The pickle inside a torch checkpoint, read by a stack machine that can build tensors and plain containers only.
+"""The pickle inside a torch checkpoint, read by a stack machine that can only build tensors and plain containers.
 
-Not by a `pickle.Unpickler` with its own `find_class`: that one would still set attributes (BUILD), reserve gigabytes
-for one large memo index, and overflow the C stack on the hash of a deeply nested tuple.
+A `pickle.Unpickler` with its own `find_class` would still set attributes (BUILD), reserve gigabytes for one large memo
+index, and overflow the C stack on the hash of a deeply nested tuple.
 """
 
 import operator
@@ -27,10 +27,10 @@ TORCH_STORAGES = {
     "torch.BoolStorage": np.bool_,
 }
 TORCH_FUNCTIONS = ("collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter")
-NAMESPACE = "argparse.Namespace"  # the options of a training run, beside its weights: stands for an empty dict
+NAMESPACE = "argparse.Namespace"  # the options of a training run, beside its weights; read as an empty dict
 _LITERALS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _TUPLE_LENGTHS = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-# The formats since and before torch 1.6: storages that are views of others are of the past.
+# How a persistent id ends since torch 1.6, and before: storages that view others, as very old files have, are refused.
 _NO_VIEW: tuple[list, list] = ([], [None])
 _CONSTANTS = {
     *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
@@ -53,15 +53,15 @@ def unpickle(pickle: Any, read_storage: Callable[[str, int], np.ndarray]) -> Any
     Args:
         pickle: the contents of data.pkl; or a stream (`read`, `readline`, `tell`), which is left at the end of the
             pickle.
-        read_storage: returns the bytes of the storage of a key and a size in bytes, as (bytes,) uint8.
+        read_storage: returns a storage, (bytes,) uint8, given its key and its size in bytes.
 
     Returns:
-        Dicts, lists, tuples, scalars, and for tensors read-only arrays that are views of the storages. Of an
-        argparse.Namespace an empty dict.
+        Dicts, lists, tuples and scalars; tensors as read-only arrays that are views of the storages; an
+        argparse.Namespace as an empty dict.
 
     Raises:
-        CheckpointError: for a global, call or opcode that is not known here, or a tensor outside its storage.
-        EOFError, LookupError, TypeError, ValueError: for a pickle that makes no sense.
+        CheckpointError: for a global, call or opcode that is not allowed, or a tensor outside its storage.
+        EOFError, LookupError, TypeError, ValueError: for a malformed pickle.
     """
     stack: list = []
     outer: list[list] = []  # the stacks below each open mark
@@ -127,7 +127,7 @@ def unpickle(pickle: Any, read_storage: Callable[[str, int], np.ndarray]) -> Any
                 _expect(stack[-1], dict)
             case name:
                 raise CheckpointError(f"Expected tensors and plain containers. Received: the pickle opcode {name}.")
-    raise EOFError("a pickle without its end")
+    raise EOFError("a pickle that does not end")
 
 
 def _expect(value: Any, kind: type | tuple[type, ...]) -> Any:
@@ -174,13 +174,13 @@ def _rebuild(function: Any, arguments: Any) -> Any:
 
 
 def _view_storage(storage: _Storage, offset: int, size: Sequence[int], stride: Sequence[int]) -> np.ndarray:
-    """Returns `storage` as an array of shape `size`, after checking that all of it lies inside, in exact integers.
+    """Returns a view of `storage` of shape `size`, after checking, in exact integers, that all of it lies inside.
 
     Args:
         storage: the bytes.
         offset: index of the first element.
         size: the shape.
-        stride: distance between neighbours of each axis, in elements.
+        stride: distance between neighbours along each axis, in elements.
     """
     offset, size, stride = operator.index(offset), [*map(operator.index, size)], [*map(operator.index, stride)]
     if 0 in size:

@@ -1,4 +1,4 @@
-"""Writers: safetensors files and Hugging Face directories, one tensor at a time, each file complete or not there."""
+"""Writers: safetensors files and Hugging Face directories, one tensor at a time, and no file left incomplete."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ _ALIGNMENT = 8
 
 @contextlib.contextmanager
 def complete_file(path: str | os.PathLike) -> Iterator[Path]:
-    """Gives a path to write to, in a new directory beside `path`, and moves the file to `path` in the end."""
+    """Gives a path to write to, in a temporary directory beside `path`; moves the file to `path` if all went well."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".saving-") as temporary:
@@ -67,10 +67,10 @@ def write_directory(
     metadata: Mapping[str, str] = {},
     advance: Callable[[int], object] = int,
 ):
-    """Writes config.json and model.safetensors, after both are complete.
+    """Writes config.json and model.safetensors; neither appears before both are complete.
 
     Args:
-        directory: made if it does not exist.
+        directory: created if it does not exist.
         config: what config.json should hold; `dtype` is added.
         tensors: by their names on the hub.
         metadata: strings by name, for the safetensors file.

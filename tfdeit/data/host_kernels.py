@@ -1,4 +1,4 @@
-"""Kernels on the host that Numba compiles (the extra `fast`). They let other threads run."""
+"""Kernels for the host, compiled by Numba (the extra `fast`). Other threads run meanwhile."""
 
 import numba
 import numpy as np
@@ -11,7 +11,7 @@ def _compiled(*arguments):
         signature = numba.void(*arguments)
         try:
             return numba.njit(signature, nogil=True, cache=True)(function)
-        except RuntimeError:  # there is no directory that the machine code could be kept in
+        except RuntimeError:  # there is no directory to cache the machine code in
             return numba.njit(signature, nogil=True)(function)
 
     return compiled
@@ -23,11 +23,11 @@ def _read(dtype, dimensions):
 
 @_compiled(_read(numba.uint8, 2), _read(numba.int32, 1), _read(numba.int32, 2), numba.uint8[:, ::1])
 def weigh(image, start, weights, result):
-    """Writes weighted sums of rows, as `resample` has them: (H, N) uint8, (h,), (h, K) to (h, N) uint8."""
+    """Writes weighted sums of rows, computed as in `resample`: (H, N) uint8, (h,), (h, K) to (h, N) uint8."""
     total = np.empty(image.shape[1], np.int32)
     for row in range(len(start)):
         total[:] = 1 << (BITS - 1)
-        # The band of an edge pixel may run past the end of the image, where its weights are zero.
+        # The taps of an edge pixel may reach past the end of the image, where their weights are zero.
         for tap in range(min(weights.shape[1], len(image) - start[row])):
             pixels, weight = image[start[row] + tap], weights[row, tap]
             for i in range(len(total)):
@@ -38,16 +38,16 @@ def weigh(image, start, weights, result):
 
 @numba.njit(inline="always")
 def _swap(low, high, bits, mask):
-    """Exchanges the upper parts of one word, `bits` long, for the lower parts of the other."""
+    """Swaps the upper parts of the first word, each `bits` long, with the lower parts of the second."""
     bits, mask = np.uint64(bits), np.uint64(mask)
     return (low & mask) | ((high & mask) << bits), ((low >> bits) & mask) | (high & ~mask)
 
 
 @_compiled(_read(numba.uint64, 2), numba.uint64[:, ::1])
 def transpose(image, result):
-    """Transposes bytes in blocks of eight words of eight: (8 H, W) uint64 to (8 W, H) uint64, little-endian.
+    """Transposes bytes in blocks of 8x8: (8 H, W) uint64 to (8 W, H) uint64, little-endian.
 
-    Reference: Warren, Hacker's Delight, section 7-3, which does it to bits.
+    Reference: Warren, Hacker's Delight, section 7-3, which transposes bits.
     """
     for x in range(image.shape[1]):
         for y in range(len(image) // 8):

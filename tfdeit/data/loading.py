@@ -1,4 +1,4 @@
-"""Samples in order, read and decoded in threads, as batches that can be resumed anywhere."""
+"""Samples in order, read and decoded in threads, in batches; a run can resume at any of them."""
 
 import atexit
 import collections
@@ -19,8 +19,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfdeit.data.order import Order
-from tfdeit.data.sources import Source
-from tfdeit.images import ImageError, reason
+from tfdeit.data.source import Source
+from tfdeit.preprocessing.images import ImageError, reason
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +28,11 @@ class Loading:
     """How the host loads images.
 
     Args:
-        on_error: what to do about an image that cannot be read: "raise" an error that names it, or "skip" it, see
-            `Pipeline.failures`.
-        threads: that decode; None means one for each core. The pixels do not depend on it.
-        resize_on: "host" or "device", in evaluation; None: the device if it is a GPU. The pixels do not depend on it.
+        on_error: what to do about an image that cannot be read: "raise" an error that names it, or "skip" it (see
+            `Pipeline.failures`).
+        threads: number of decoding threads; None means one per core. The pixels do not depend on it.
+        resize_on: where evaluation resizes, "host" or "device"; None means the device if it is a GPU. The pixels do
+            not depend on it.
     """
 
     on_error: str = "raise"
@@ -48,9 +49,9 @@ class Loading:
 
 
 class _Calls:
-    """Counts the calls of Python functions by TensorFlow's threads, which would wait for ever when Python has ended.
+    """Counts calls into Python by TensorFlow's threads, which would wait forever once the interpreter has shut down.
 
-    At exit, those that come later fail at once, and the interpreter waits for those that run.
+    At exit, new calls fail at once, and the interpreter waits for those still running.
     """
 
     def __init__(self):
@@ -60,7 +61,7 @@ class _Calls:
     def __enter__(self):
         with self.lock:
             if self.closed:
-                raise RuntimeError("Python ends")
+                raise RuntimeError("Python is shutting down")
             self.running += 1
 
     def __exit__(self, *error):
@@ -71,7 +72,7 @@ class _Calls:
         self.closed = True
         while self.running:
             time.sleep(0.01)
-        time.sleep(0.05)  # for calls that were about to begin
+        time.sleep(0.05)  # for calls that were about to start
 
 
 _CALLS = _Calls()
@@ -90,10 +91,10 @@ _unused: collections.deque[np.ndarray] = collections.deque(maxlen=8)
 
 
 def tensor_memory(shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Returns an array, not initialised, at a multiple of 64 bytes: TensorFlow takes it over without copying.
+    """Returns an uninitialised array, aligned to 64 bytes: TensorFlow takes it over without copying.
 
-    Its memory is used again when the array is gone (views of it must not outlive it): fresh pages cost the kernel as
-    much as copying does.
+    Its memory is reused once the array is gone (views of it must not outlive it), because fresh pages cost the kernel
+    as much as copying does.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     memory = _take_unused(size + 63)
@@ -105,7 +106,7 @@ def tensor_memory(shape: tuple[int, ...], dtype: str) -> np.ndarray:
 
 def _take_unused(size: int) -> np.ndarray:
     for _ in range(len(_unused)):
-        with contextlib.suppress(IndexError):  # another thread took the last
+        with contextlib.suppress(IndexError):  # another thread took the last one
             memory = _unused.popleft()
             if size <= memory.size <= 2 * size:
                 return memory
@@ -114,12 +115,12 @@ def _take_unused(size: int) -> np.ndarray:
 
 
 class Batch:
-    """The samples of one batch while it is loaded.
+    """The samples of a batch while it is being loaded.
 
     Attributes:
         samples: (epoch, index, repetition) of each.
-        seeds: of their augmentations, (B, 2) int32.
-        ok: whether each could be read so far, (B,) bool.
+        seeds: seeds for augmenting them, (B, 2) int32.
+        ok: which of them could be read so far, (B,) bool.
     """
 
     def __init__(self, pipeline: "Pipeline", samples: list[tuple[int, int, int]]):
@@ -128,15 +129,15 @@ class Batch:
         self.ok = np.ones(len(samples), bool)
 
     def map(self, function: Callable, *columns: Iterable) -> list:
-        """Calls a function for each sample that could be read so far, in threads.
+        """Calls a function in threads, for each sample that could be read so far.
 
         Args:
-            function: (number in the batch, index in the source, *values) -> result. An ImageError or OSError is dealt
-                with as `Loading.on_error` says: the sample is not `ok` then.
-            *columns: values of each sample.
+            function: (number in the batch, index in the source, *values) -> result. If it raises an ImageError or
+                OSError, the sample is no longer `ok`, and `Loading.on_error` says what to do.
+            *columns: values for each sample.
 
         Returns:
-            The results, None for samples that are not ok.
+            The results; None for samples that are not `ok`.
         """
 
         def guarded(number, *values):
@@ -153,24 +154,24 @@ class Batch:
 
 
 class Mode(NamedTuple):
-    """What tells training from evaluation."""
+    """How training and evaluation differ."""
 
     load: Callable  # (Batch) -> tuple of arrays (B, ...)
-    signature: list[tf.TensorSpec]  # of these
-    finish: Callable  # (dictionary of a batch, see `Pipeline.host`) -> (pixel_values, labels)
-    endless: bool  # epoch after epoch, in full batches
+    signature: list[tf.TensorSpec]  # one row of each of these arrays
+    finish: Callable  # (a batch of `Pipeline.host`) -> (pixel_values, labels)
+    endless: bool  # whether epoch follows epoch, in full batches
 
 
 class Pipeline:
-    """Batches of a source. `train_pipeline` and `eval_pipeline` make one.
+    """Batches of a source, made by `train_pipeline` or `eval_pipeline`.
 
-    Its state is one number, the count of batches given out: `dataset(step)` goes on after `step` batches without
-    reading what came before, with the pixels that an uninterrupted run would have.
+    Its state is one number, the count of batches so far: `dataset(step)` continues after `step` batches without
+    reading what came before, with the pixels of an uninterrupted run.
 
     Attributes:
         source: the images.
-        steps_per_epoch: batches in an epoch.
-        finish: `(batch of host()) -> (pixel_values, labels)`, on the device that it is called on.
+        steps_per_epoch: number of batches in an epoch.
+        finish: `(batch of host()) -> (pixel_values, labels)`, computed on the current device.
     """
 
     def __init__(self, source: Source, order: Order, batch_size: int, mode: Mode, loading: Loading):
@@ -181,7 +182,7 @@ class Pipeline:
         if not self.steps_per_epoch:
             raise ValueError(
                 f"Expected images for at least one batch on every worker. Received: {len(source)} images, "
-                f"batch_size={batch_size}, {order}"
+                f"batch_size={batch_size}, {order}. Reduce batch_size, or add images."
             )
         self._failures: dict[int, Failure] = {}
         self._lock = threading.Lock()
@@ -190,27 +191,27 @@ class Pipeline:
 
     @property
     def failures(self) -> list[Failure]:
-        """The images that could not be read so far, each once, in the order of the source."""
+        """The images that could not be read so far, without repetition, in the order of the source."""
         with self._lock:
             return sorted(self._failures.values())
 
     def names(self, step: int) -> list[str]:
-        """Returns what the samples of batch number `step` are called, in order."""
+        """Returns the names of the images of batch number `step`, in order."""
         return [self.source.name(index) for _, index, _ in self._samples(step)]
 
     def write_failures(self, path: str | os.PathLike) -> int:
-        """Writes `failures` as JSON lines of index, name and reason; returns how many there are."""
+        """Writes `failures` as JSON lines of index, name and reason, and returns their number."""
         failures = self.failures
         with open(path, "w", encoding="utf-8") as file:
             file.writelines(json.dumps(dataclasses.asdict(failure)) + "\n" for failure in failures)
         return len(failures)
 
     def dataset(self, step: int = 0, steps: int | None = None) -> tf.data.Dataset:
-        """The batches from number `step` on.
+        """Returns the batches from number `step` on.
 
         Args:
-            step: how many batches come before.
-            steps: how many to give; by default all later ones, of this and all later epochs in training.
+            step: number of batches to leave out at the start, counted over all epochs.
+            steps: number of batches to return; None means all that follow, which in training never end.
 
         Returns:
             Dataset of (pixel_values (B, S, S, 3) float32, labels).
@@ -218,22 +219,22 @@ class Pipeline:
         return self.host(step, steps).map(self.finish).prefetch(2)
 
     def host(self, step: int = 0, steps: int | None = None) -> tf.data.Dataset:
-        """The same before `finish`, for loops that call it on an accelerator.
+        """Returns the same batches before `finish`, for loops that call it on an accelerator.
 
         Returns:
-            Dataset of dictionaries: values (B, ...), a tuple, with the uint8 images first; labels (B,) int32; seeds
-            (B, 2) int32, for each image; seed (2,) int32, for the batch; step () int64, its number.
+            Dataset of dictionaries: values, a tuple of (B, ...) with the uint8 images first; labels (B,) int32; seeds
+            (B, 2) int32, one per image; seed (2,) int32, for the batch; step () int64, its number.
         """
         last = np.iinfo("int64").max // self.batch_size if self._mode.endless else self.steps_per_epoch
         if not 0 <= step <= last or (steps or 0) < 0:
-            raise ValueError(f"Expected a step from 0 to {last}, and steps. Received: step={step}, steps={steps}")
+            raise ValueError(f"Expected a step from 0 to {last}, and steps >= 0. Received: step={step}, steps={steps}")
         last = last if steps is None else min(step + steps, last)
-        # Two at a time: the threads go on with the next batch while the last images of one are decoded.
+        # Two at a time: threads start on the next batch while the last images of one are being decoded.
         data = tf.data.Dataset.range(step, last).map(self._describe, num_parallel_calls=2, deterministic=True)
         if not self._mode.endless:
             data = data.filter(lambda batch: tf.size(batch["labels"]) > 0)
         options = tf.data.Options()
-        options.autotune.enabled = False  # nothing is left to it, and it can hold up the end by its period, seconds
+        options.autotune.enabled = False  # has nothing to tune, and can delay the end by its period of seconds
         return data.prefetch(2).with_options(options)
 
     def _describe(self, number):
@@ -247,7 +248,7 @@ class Pipeline:
         return {"values": tuple(values), "labels": labels, "seeds": seeds, "seed": seed, "step": number}
 
     def _load(self, number):
-        """Batch `number`: values, labels, seeds, and the seed of the batch."""
+        """Loads batch `number`: values, labels, seeds, and the seed of the batch."""
         with _CALLS:
             batch = Batch(self, self._samples(int(number)))
             values = self._mode.load(batch)
@@ -255,22 +256,23 @@ class Pipeline:
             arrays = *values, labels, batch.seeds
             if not batch.ok.all():
                 kept = np.flatnonzero(batch.ok)
-                if self._mode.endless:  # other samples stand for them: every batch is full, and resuming stays exact
+                if self._mode.endless:  # others take their place, so every batch is full and resuming stays exact
                     if not len(kept):
-                        raise ImageError("no image of a batch could be read")
+                        first = self._failures[batch.samples[0][1]]
+                        raise ImageError(f"no image of a batch could be read; {first.name}, the first: {first.reason}")
                     numbers = np.arange(self.batch_size)
                     kept = np.where(batch.ok, numbers, kept[numbers % len(kept)])
                 arrays = tuple(array[kept] for array in arrays)
-            return *arrays, self.order.sample_seed(0, -1 - int(number), 0)  # never the number of a sample
+            return *arrays, self.order.sample_seed(0, -1 - int(number), 0)  # negative, so no sample has it
 
     def _samples(self, number: int) -> list[tuple[int, int, int]]:
-        """Epoch, index and repetition of the samples of batch `number`, counted over all epochs."""
+        """Returns epoch, index and repetition of each sample of batch `number`, counted over all epochs."""
         epoch, number = divmod(number, self.steps_per_epoch)
         part = slice(number * self.batch_size, (number + 1) * self.batch_size)
         return [(epoch, *row) for row in zip(*(column[part].tolist() for column in self._epoch(epoch)), strict=True)]
 
     def fail(self, index: int, error: Exception):
-        """Deals with an image that cannot be read, as `Loading.on_error` says."""
+        """Handles an image that cannot be read, as `Loading.on_error` says."""
         name = self.source.name(index)
         if self.loading.on_error == "raise":
             raise ImageError(f"{name}: {reason(error)} (on_error='skip' leaves such images out)") from error

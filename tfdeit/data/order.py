@@ -1,4 +1,4 @@
-"""Which sample comes when: shuffling, repeated augmentation and sharding, computed from (seed, epoch)."""
+"""The order of the samples: shuffling, repeated augmentation and sharding, computed from (seed, epoch)."""
 
 import dataclasses
 
@@ -9,21 +9,20 @@ _MASK = 2**64 - 1
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """The order of the samples of every epoch; the same numbers on every machine.
+    """The order of the samples in every epoch; the same on every machine.
 
-    Over all workers, and with batches as they come, each sample is seen once an epoch. With repeats, as in DeiT's
-    RASampler: each shuffled sample comes `repeats` times in a row, the workers take turns (so that they see different
-    augmentations of it), and the epoch ends after as many samples as without repeats, rounded down to a multiple of
-    256 where there are as many.
+    All workers together see each sample once per epoch. With repeats, as in DeiT's RASampler, each shuffled sample
+    comes `repeats` times in a row, the workers take turns (so that they see different augmentations of it), and the
+    epoch has as many samples as without repeats, rounded down to a multiple of 256 if there are at least 256.
 
     Args:
-        seed: of the shuffling and of the augmentations; None means the order of the source.
-        repeats: of repeated augmentation; DeiT trains with 3.
-        worker: number of this worker.
-        workers: how many there are.
+        seed: seed of the shuffling and of the augmentations; None keeps the order of the source.
+        repeats: how often a sample comes in a row (repeated augmentation); DeiT trains with 3.
+        worker: number of this worker, from 0.
+        workers: number of workers.
 
     Raises:
-        ValueError: if worker is not among workers, or repeats below 1.
+        ValueError: if `worker` is not in [0, workers), or `repeats` is below 1.
     """
 
     seed: int | None = 0
@@ -33,17 +32,17 @@ class Order:
 
     def __post_init__(self):
         if self.repeats < 1 or not 0 <= self.worker < self.workers:
-            raise ValueError(f"Expected repeats of at least 1, and worker in [0, workers). Received: {self}")
+            raise ValueError(f"Expected repeats to be at least 1, and worker in [0, workers). Received: {self}")
 
     def epoch(self, count: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The samples of one epoch, for this worker.
+        """Returns the samples of one epoch for this worker.
 
         Args:
-            count: how many samples the source has.
+            count: number of samples in the source.
             epoch: number of the epoch, from 0.
 
         Returns:
-            Numbers of the samples, and the repetition of each: (n,) int64 and (n,) int64.
+            The index of each sample in the source, and its repetition: (n,) int64 and (n,) int64.
         """
         if self.seed is None:
             samples = np.arange(count)
@@ -52,23 +51,22 @@ class Order:
         if self.repeats == 1:
             mine = samples[self.worker :: self.workers]
             return mine, np.zeros_like(mine)
-        total = count // 256 * 256 if count >= 256 else count
-        places = np.arange(total // self.workers) * self.workers + self.worker
+        places = np.arange(self.length(count)) * self.workers + self.worker
         return samples[places // self.repeats], places % self.repeats
 
     def length(self, count: int) -> int:
-        """How many samples this worker sees in an epoch of a source with `count`."""
+        """Returns how many samples this worker sees in an epoch of a source with `count`."""
         if self.repeats == 1:
             return len(range(self.worker, count, self.workers))
         return (count // 256 * 256 if count >= 256 else count) // self.workers
 
     def steps(self, count: int, batch_size: int) -> int:
-        """How many full batches every worker has in an epoch."""
+        """Returns how many full batches every worker has in an epoch."""
         last = dataclasses.replace(self, worker=self.workers - 1)
         return last.length(count) // batch_size
 
     def sample_seed(self, epoch: int, sample: int, repetition: int) -> np.ndarray:
-        """The seed of the augmentations of one sample: (2,) int32, whatever the worker, batch or thread."""
+        """Returns the seed for augmenting one sample, (2,) int32; it does not depend on worker, batch or thread."""
         state = 0
         for value in (self.seed or 0, epoch, sample, repetition):
             state = _splitmix(state ^ (value & _MASK))
@@ -76,7 +74,7 @@ class Order:
 
 
 def _splitmix(state):
-    """The finalizer of SplitMix64 (Steele, Lea, Flood 2014): every bit of the input moves every bit of the output."""
+    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): every bit of the input affects every bit of the output."""
     state = (state + 0x9E3779B97F4A7C15) & _MASK
     state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK

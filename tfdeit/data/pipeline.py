@@ -1,25 +1,26 @@
 """From a source to the input of a model: one function for training, one for evaluation.
 
-The host decodes in threads, and crops and resizes to uint8; augmentation and normalisation work on whole batches, on
-any device. Evaluation can resize on the device too.
+The host decodes, crops and resizes to uint8, in threads; augmentation and normalisation work on whole batches, on any
+device. Evaluation can also resize on the device.
 """
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from tfdeit.base_processor import BaseImageProcessor
-from tfdeit.data.augment import random_resized_crop_boxes
+from tfdeit.augmentation.assembly import train_augmentation
+from tfdeit.augmentation.crops_and_erasing import random_resized_crop_boxes
+from tfdeit.augmentation.ops import lookup
+from tfdeit.augmentation.recipe import RECIPES, Recipe
 from tfdeit.data.decoding import decode_crop
 from tfdeit.data.host_resizing import compiled_resize
 from tfdeit.data.loading import Loading, Mode, Pipeline, tensor_memory
-from tfdeit.data.ops import lookup
 from tfdeit.data.order import Order
-from tfdeit.data.recipe import RECIPES, Recipe, train_augmentation
 from tfdeit.data.resizing import Windows, plan_image, plan_window, resize
-from tfdeit.data.sources import Source
-from tfdeit.images import read_header
-from tfdeit.processing import protocol_processor
+from tfdeit.data.source import Source
+from tfdeit.preprocessing.base_processor import BaseImageProcessor
+from tfdeit.preprocessing.images import read_header
+from tfdeit.preprocessing.processors import protocol_processor
 from tfdeit.resample import plan_resize
 
 _FILTERS = {"bicubic": ["bicubic"], "bilinear": ["bilinear"], "random": ["bilinear", "bicubic"]}
@@ -33,34 +34,28 @@ def eval_pipeline(
     order: Order | None = None,
     loading: Loading | None = None,
 ) -> Pipeline:
-    """Batches for `evaluate` and `predict`, with the pixels of the processor; each image once.
+    """Makes batches for `evaluate` and `predict`, with the pixels of an image processor; each image comes once.
 
     Args:
         source: the images.
-        batch_size: of all batches but the last, and those with images that cannot be read.
-        processor: an image processor that makes images of one size; or the name of a published protocol, see
-            `protocol_processor`.
-        image_size: in pixels, for a protocol.
-        order: the worker, if there are several. By default the order of the source.
+        batch_size: images per batch; the last batch, and one with images that cannot be read, have fewer.
+        processor: an image processor whose images all have one size, or the name of a published protocol (see
+            `protocol_processor`).
+        image_size: side of the images in pixels, if `processor` is a protocol.
+        order: which worker this is, if there are several. The default keeps the order of the source.
         loading: how to load, and what to do about errors.
 
     Returns:
         Pipeline of (pixel_values (B, H, W, 3) float32, labels (B,) int32).
 
     Raises:
-        ValueError: if the processor's size depends on the image.
+        ValueError: if the size that the processor makes depends on the image.
     """
     if isinstance(processor, str):
         processor = protocol_processor(processor, image_size)
-    size = (processor.do_center_crop and processor.crop_size) or (processor.do_resize and processor.size) or {}
-    if set(size) != {"height", "width"}:
-        raise ValueError(
-            "Expected a processor that makes images of one size: crop_size with do_center_crop=True, or size as "
-            f"(height, width). Received: {processor}"
-        )
+    shape = _output_shape(processor)
     loading = loading or Loading()
     on_device = (loading.resize_on or ("device" if tf.config.list_logical_devices("GPU") else "host")) == "device"
-    shape = size["height"], size["width"]
     fast = None if on_device else compiled_resize()
     signature = Windows.signature(*shape) if on_device else [tf.TensorSpec((*shape, 3), tf.uint8)]
 
@@ -92,9 +87,19 @@ def eval_pipeline(
             images = resize(images, *taps)
         return lookup(images, levels), batch["labels"]
 
-    return Pipeline(
-        source, order or Order(seed=None), batch_size, Mode(load, signature, finish, endless=False), loading
-    )
+    mode = Mode(load, signature, finish, endless=False)
+    return Pipeline(source, order or Order(seed=None), batch_size, mode, loading)
+
+
+def _output_shape(processor: BaseImageProcessor) -> tuple[int, int]:
+    """Returns the height and width of all images that a processor makes."""
+    size = (processor.do_center_crop and processor.crop_size) or (processor.do_resize and processor.size) or {}
+    if set(size) != {"height", "width"}:
+        raise ValueError(
+            "Expected a processor that makes images of one size: crop_size with do_center_crop=True, or size as "
+            f"(height, width). Received: {processor}"
+        )
+    return size["height"], size["width"]
 
 
 def train_pipeline(
@@ -106,17 +111,17 @@ def train_pipeline(
     order: Order | None = None,
     loading: Loading | None = None,
 ) -> Pipeline:
-    """Batches for training: RandomResizedCrop, and all that the recipe says; epoch after epoch, shuffled, full.
+    """Makes batches for training: RandomResizedCrop, then the recipe's augmentations; shuffled, epoch after epoch.
 
-    An image that is skipped is replaced by another of its batch.
+    All batches are full: an image that is skipped is replaced by another of its batch.
 
     Args:
         source: the images.
-        batch_size: of one worker.
-        image_size: in pixels.
+        batch_size: images per batch and worker.
+        image_size: side of the images in pixels.
         recipe: the augmentations.
-        mix: whether to mix images and smooth labels too, as the recipe says.
-        order: seed, repeated augmentation, and the worker, if there are several.
+        mix: whether to also mix images and smooth labels, as the recipe says.
+        order: seed, repeated augmentation, and which worker this is, if there are several.
         loading: how to load, and what to do about errors.
 
     Returns:

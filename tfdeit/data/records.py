@@ -1,8 +1,8 @@
-"""Packed records: images of any source in a few TFRecord files, with an index that gives random access.
+"""Packed records: the images of any source in a few TFRecord files, with an index for random access.
 
-A packed folder holds `images-00000.tfrecord`, ... of `tf.train.Example`s with the features image (the original bytes),
-label and name, which any TFRecord reader takes; `index.json`, the counts and class names; and `index.npz`, where each
-record is.
+A packed folder contains `images-00000.tfrecord`, ... of `tf.train.Example`s with the features image (original bytes),
+label and name, which any TFRecord reader can read; `index.json`, with counts and class names; and `index.npz`, with the
+position of each record.
 """
 
 import json
@@ -17,31 +17,32 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tfdeit.data.sources import Source
-from tfdeit.images import ImageError, decode_image, reason
+from tfdeit.data.source import Source
+from tfdeit.preprocessing.images import ImageError, decode_image, reason
 
 FORMAT = "tfdeit records 1"
-_HEADER = struct.Struct("<QI")  # length of the record, and its checksum; the record's own checksum (4 bytes) ends it
+_HEADER = struct.Struct("<QI")  # length and its checksum; then come the record and its checksum (4 bytes)
 
 
 class RecordSource(Source):
     """A folder that `pack` wrote.
 
     Args:
-        folder: holds index.json.
+        folder: the folder, which contains index.json.
 
     Raises:
-        ValueError: if it was not written by `pack`, or a file is missing or has another length.
+        ValueError: if `pack` did not write it, or a file is missing or has a different length.
     """
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
         index = json.loads((self.folder / "index.json").read_text(encoding="utf-8"))
-        if index.get("format") != FORMAT:
-            raise ValueError(f"Expected {FORMAT!r} in {folder}/index.json. Received: {index.get('format')!r}")
+        found = index.get("format")
+        if found != FORMAT:
+            raise ValueError(f"Expected {FORMAT!r} in {folder}/index.json. Received: {found!r}; pack the images again.")
         for shard in index["shards"]:
             path = self.folder / shard["file"]
-            size = path.stat().st_size if path.is_file() else None
+            size = path.stat().st_size if path.is_file() else "no file"
             if size != shard["bytes"]:
                 raise ValueError(f"Expected {shard['bytes']} bytes in {path}. Received: {size}; pack the images again.")
         self.files = [os.open(self.folder / shard["file"], os.O_RDONLY) for shard in index["shards"]]
@@ -83,31 +84,31 @@ def pack(
     shard_bytes: int = 128 * 2**20,
     advance: Callable[[int], None] = lambda count: None,
 ) -> list[str]:
-    """Writes the images of a source as records, their bytes untouched, in the order of the source.
+    """Writes the images of a source as records, in the order of the source, without changing their bytes.
 
-    Every image is decoded once, to find those that cannot be. The folder appears when all is written; what an
-    interrupted run left behind is removed by the next.
+    Every image is decoded once, to find broken ones. The folder appears when everything is written; the remains of an
+    interrupted run are removed by the next.
 
     Args:
         source: the images.
-        output: the folder to make.
-        on_error: what to do about an image that cannot be read: "raise", or "skip" it.
-        shard_bytes: a file is ended when it has this many bytes.
+        output: the folder to create.
+        on_error: what to do about an image that cannot be read: "raise" an error, or "skip" it.
+        shard_bytes: size in bytes at which a file is ended and the next one started.
         advance: called with the number of images done since the last call.
 
     Returns:
-        The path and reason of every image that was skipped; they are in skipped.txt too.
+        The path of every image that was skipped, and the reason; skipped.txt lists them too.
 
     Raises:
-        FileExistsError: if output exists.
-        ImageError: naming the file, with on_error="raise".
-        ValueError: if no image is left, or on_error is neither.
+        FileExistsError: if `output` exists.
+        ImageError: for an image that cannot be read, with on_error="raise".
+        ValueError: if no image can be read, or `on_error` is something else.
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f"Expected on_error to be 'raise' or 'skip'. Received: on_error={on_error!r}")
     output = Path(output)
     if output.exists():
-        raise FileExistsError(f"Expected a new folder to write. Received: {output}, which exists; remove it first.")
+        raise FileExistsError(f"Expected a new folder. Received: {output}, which exists; remove it, or choose another.")
     part = output.with_name(output.name + ".part")
     if part.exists():
         shutil.rmtree(part)
@@ -117,14 +118,16 @@ def pack(
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(source), 256):
             numbers = range(start, min(start + 256, len(source)))
-            for sample, reason in pool.map(lambda number: _checked(source, number), numbers):
-                if reason and on_error == "raise":
-                    raise ImageError(reason)
-                if reason:
-                    skipped.append(reason)
+            for sample, problem in pool.map(lambda number: _checked(source, number), numbers):
+                if problem and on_error == "raise":
+                    raise ImageError(problem)
+                if problem:
+                    skipped.append(problem)
                 else:
                     writer.write(sample)
             advance(len(numbers))
+    if len(skipped) == len(source):
+        raise ValueError(f"Expected at least one image that can be read. Received: none of {len(source)}; {skipped[0]}")
     writer.close(source.class_names)
     if skipped:
         text = "".join(f"{line}\n" for line in skipped)
@@ -134,18 +137,13 @@ def pack(
 
 
 def _checked(source, number):
-    """A sample and None; or None and why it cannot be used."""
+    """Returns a sample and None, or None and what is wrong with the sample."""
     try:
         sample = source[number]
         decode_image(sample.data)
         return sample, None
     except (OSError, ImageError) as error:
-        return None, named(source.name(number), error)
-
-
-def named(name: str, error: Exception) -> str:
-    """What is wrong with an image: its name, and the reason."""
-    return f"{name}: {reason(error)}"
+        return None, f"{source.name(number)}: {reason(error)}"
 
 
 class _Writer:
@@ -178,8 +176,6 @@ class _Writer:
 
     def close(self, class_names):
         self._end_shard()
-        if not self.rows:
-            raise ValueError(f"Expected at least one image that can be read. Received: none for {self.folder}")
         shard, offset, label, checksum = map(np.array, zip(*self.rows, strict=True))
         columns = {"shard": shard.astype("int32"), "offset": offset, "label": label.astype("int32")}
         np.savez(self.folder / "index.npz", **columns, checksum=checksum.astype("uint32"))

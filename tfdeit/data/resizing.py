@@ -1,36 +1,35 @@
-"""Pillow's resizing of batches whose images have sizes of their own, on the device.
+"""Pillow's resizing on the device, for batches of images of different sizes.
 
-Matrix products are what accelerators do best. Each weight is split into its lower 11 bits and the rest, so that all
-sums are whole numbers below 2**24: exact in float32, in any order, and in the TF32 of tensor cores.
+It is done by matrix products, which accelerators do best. Each weight is split into its lower 11 bits and the rest, so
+that all sums are integers below 2**24: exact in float32, in any order, and in the TF32 of tensor cores.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from tfdeit.base_processor import BaseImageProcessor
 from tfdeit.data.decoding import decode_crop, is_plain_jpeg
 from tfdeit.data.loading import tensor_memory
-from tfdeit.images import read_block, read_header
-from tfdeit.processor_config import FILTERS
+from tfdeit.preprocessing.base_processor import BaseImageProcessor
+from tfdeit.preprocessing.images import read_block, read_header
+from tfdeit.preprocessing.processor_config import FILTERS
 from tfdeit.resample import BITS, ResizePlan, Taps, bucket, plan_resize, resample
 
 _LOW_BITS = 11
-_MAX_TAPS = 2**24 // (255 * (2**_LOW_BITS - 1))  # images for which this is not enough are resized on the host
+_MAX_TAPS = 2**24 // (255 * (2**_LOW_BITS - 1))  # images that need more are resized on the host
 
 
 class Window(NamedTuple):
-    """The host's part of an image: what the device needs to make the processor's pixels.
+    """The host's share of the work on an image: what the device needs to make the processor's pixels.
 
     Attributes:
-        decode: gives the pixels that are read, (H, W, 3) uint8.
-        size: their (H, W).
-        transposed: whether the device gets them, and gives the result, transposed.
-        rows: taps of the device's rows.
-        columns: of its columns, which it resizes first.
+        decode: returns the pixels that the device needs, (H, W, 3) uint8.
+        size: (H, W) of these pixels.
+        transposed: whether they, and so the result, are transposed.
+        rows: taps for the rows of the result.
+        columns: taps for its columns, which the device resizes first.
     """
 
     decode: Callable[[], np.ndarray]
@@ -41,14 +40,14 @@ class Window(NamedTuple):
 
 
 def plan_image(processor: BaseImageProcessor, data: bytes) -> tuple[Callable[[], np.ndarray], ResizePlan]:
-    """Finds out what a processor needs of an image, from its header if it is a plain JPEG.
+    """Finds out which pixels of an image a processor needs; for a plain JPEG, from the header alone.
 
     Args:
-        processor: resizes and crops.
+        processor: the processor, which resizes and crops.
         data: content of an image file.
 
     Returns:
-        What decodes the pixels that are read, to (H, W, 3) uint8; and the plan that makes the processor's pixels of
+        A function that decodes these pixels, to (H, W, 3) uint8; and the plan that makes the processor's pixels from
         them.
     """
     header = read_header(data)
@@ -73,35 +72,31 @@ def _lengths(slices: tuple[slice, slice]) -> tuple[int, int]:
 
 
 def plan_window(processor: BaseImageProcessor, data: bytes) -> Window:
-    """Plans the host's part of an image; arguments as for `plan_image`."""
+    """Plans the host's share of the work on an image; see `plan_image` for the arguments."""
     decode, plan = plan_image(processor, data)
     shape = height, width = len(plan.rows.start), len(plan.columns.start)
-    transposed = bool(plan.vertical) and height == width  # for the device resizes columns first
+    transposed = bool(plan.vertical) and height == width  # because the device resizes columns first
     too_many = max(taps.weights.shape[1] for taps in (plan.rows, plan.columns)) > _MAX_TAPS
     if too_many or (plan.vertical and not transposed):
         same = plan_resize(shape, shape, "nearest")
-        resized = functools.partial(_resized, decode, plan)
-        return Window(resized, shape, False, same.rows, same.columns)
+        steps = plan.rows, plan.columns, plan.vertical
+        return Window(lambda: resample(decode(), *steps), shape, False, same.rows, same.columns)
     size = _lengths(plan.source)
     if transposed:
         return Window(lambda: decode().transpose(1, 0, 2), size[::-1], True, plan.columns, plan.rows)
     return Window(decode, size, False, plan.rows, plan.columns)
 
 
-def _resized(decode, plan):
-    return resample(decode(), plan.rows, plan.columns, plan.vertical)
-
-
 class Windows:
-    """The host's part of a batch, padded to the `bucket` of the largest image; no weight reads the padding.
+    """The windows of a batch, padded to the `bucket` of the largest image; no weight reads the padding.
 
     Args:
-        windows: of each image; None for those that cannot be read.
-        height: of the results.
-        width: of the results.
+        windows: one per image; None for an image that cannot be read.
+        height: height of the results.
+        width: width of the results.
 
     Attributes:
-        arrays: what `resize` takes, (B, ...) each. Taps are there from the beginning, pixels after `read`.
+        arrays: the arguments of `resize`, (B, ...) each. The taps are there from the start, the pixels after `read`.
     """
 
     def __init__(self, windows: Sequence[Window | None], height: int, width: int):
@@ -120,27 +115,27 @@ class Windows:
             self.arrays += [start, weights]
 
     def read(self, number: int, window: Window):
-        """Decodes the image of a window to its place. Several threads may."""
+        """Decodes the image of a window into `arrays`; several threads may do so at once."""
         self.arrays[0][number, : window.size[0], : window.size[1]] = window.decode()
 
     @staticmethod
     def signature(height: int, width: int) -> list[tf.TensorSpec]:
-        """What one image is in `arrays`, for results of one size."""
+        """Returns the specification of one image in `arrays`, for results of this size."""
         axes = [tf.TensorSpec(shape, tf.int32) for n in (height, width) for shape in ((n,), (n, None))]
         return [tf.TensorSpec((None, None, 3), tf.uint8), tf.TensorSpec((), tf.bool), *axes]
 
 
 @tf.function(autograph=False)
 def resize(images, transposed, row_start, row_weights, column_start, column_weights):
-    """The device's part.
+    """Resizes a batch on the device.
 
     Args:
         images: (B, H, W, 3) uint8.
-        transposed: (B,) bool.
+        transposed: (B,) bool, which images are transposed.
         row_start: (B, h) int32.
-        row_weights: (B, h, K) int32, with a K of its own.
+        row_weights: (B, h, K) int32.
         column_start: (B, w) int32.
-        column_weights: (B, w, K) int32.
+        column_weights: (B, w, L) int32.
 
     Returns:
         (B, h, w, 3) uint8, equal to Pillow's pixels.
@@ -163,9 +158,9 @@ def resize(images, transposed, row_start, row_weights, column_start, column_weig
 
 
 def _dense(start, weights, size):
-    """Taps as float32 matrices (B, count, size)."""
+    """Returns taps as float32 matrices (B, count, size)."""
     batch, count, width = tf.unstack(tf.shape(weights))
-    # The band of an edge pixel may run past the end of the image, where its weights are zero.
+    # The taps of an edge pixel may reach past the end of the image, where their weights are zero.
     columns = tf.minimum(start[:, :, None] + tf.range(width), size - 1)
     rows = tf.broadcast_to(tf.reshape(tf.range(batch * count), (batch, count, 1)), tf.shape(columns))
     flat = tf.scatter_nd(

@@ -1,8 +1,7 @@
 """Where labelled images come from: folders, zips, lists and tensorflow_datasets, all with random access.
 
-A source knows the label and the name of every sample without reading it, and reads the bytes of any one. Everything
-else (shuffling, sharding, resuming) is done on the numbers of the samples, in `order.py`. Packed records, which are a
-source too, are in `records.py`.
+A source knows the label and name of every image without reading it, and can read any of them. Shuffling, sharding and
+resuming work on the indices of the images, in `order.py`. Packed records, which are also a source, are in `records.py`.
 """
 
 import csv
@@ -12,68 +11,25 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
+
+from tfdeit.data.source import Source
 
 # torchvision's IMG_EXTENSIONS, so that both find the same files.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 SPLITS = {"train", "val", "valid", "validation", "test"}
 
 
-class Sample(NamedTuple):
-    """One image as it is stored."""
-
-    data: bytes  # content of the file
-    label: int
-    name: str
-
-
-class Source:
-    """Labelled images. Reading is safe from several threads.
-
-    Args:
-        labels: (N,) class numbers.
-        class_names: the names of all classes.
-
-    Attributes:
-        labels: (N,) int32.
-        class_names: list of str.
-    """
-
-    def __init__(self, labels: Sequence[int] | np.ndarray, class_names: Sequence[str]):
-        self.labels = np.asarray(labels, "int32").reshape(-1)
-        self.class_names = list(class_names)
-        if not len(self.labels):
-            raise ValueError(f"Expected at least one image. Received: none in {self!r}")
-
-    def __len__(self):
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> Sample:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"Expected an index below {len(self)}. Received: {index}")
-        index %= len(self)
-        return Sample(self.read(index), int(self.labels[index]), self.name(index))
-
-    def read(self, index: int) -> bytes:
-        """Returns the content of a file."""
-        raise NotImplementedError
-
-    def name(self, index: int) -> str:
-        """Returns what to call a sample in messages: its path, where it has one."""
-        raise NotImplementedError
-
-
 class FolderSource(Source):
-    """A folder with a subfolder for each class, files and classes in the order of torchvision's ImageFolder.
+    """A folder with one subfolder per class; files and classes are in the order of torchvision's ImageFolder.
 
     Args:
-        folder: holds CLASS/.../FILE; links are followed.
+        folder: the folder, which contains CLASS/.../FILE; links are followed.
 
     Raises:
-        FileNotFoundError: if there is no such folder.
-        ValueError: if it has no class folders, or one without images.
+        FileNotFoundError: if the folder does not exist.
+        ValueError: if it has no class folders, or one of them has no images.
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
@@ -85,10 +41,11 @@ class FolderSource(Source):
             if not paths:
                 raise ValueError(
                     f"Expected images ({' '.join(EXTENSIONS)}) in each class folder. Received: none in "
-                    f"{os.path.join(folder, name)}; remove it, or add some."
+                    f"{os.path.join(folder, name)}; add some, or remove the folder."
                 )
             self.paths += paths
             labels += [label] * len(paths)
+        _check_classes(classes, folder)
         super().__init__(labels, classes)
 
     def __repr__(self):
@@ -104,14 +61,14 @@ class FolderSource(Source):
 
 
 class ZipSource(Source):
-    """A zip of a folder for `FolderSource`, read without being unpacked; zip64 too.
+    """A zip file of a folder for `FolderSource`, read without unpacking it; zip64 too.
 
     Args:
-        path: the zip.
-        folder: the folder inside it that holds the class folders, such as "train"; "" for the zip itself.
+        path: the zip file.
+        folder: the folder inside it that contains the class folders, such as "train"; "" for the top level.
 
     Raises:
-        ValueError: if it is no zip, or has no images in class folders there.
+        ValueError: if it is not a zip file, or has no images in class folders there.
     """
 
     def __init__(self, path: str | os.PathLike, folder: str = ""):
@@ -119,16 +76,17 @@ class ZipSource(Source):
         try:
             self.archive = zipfile.ZipFile(path)
         except zipfile.BadZipFile as error:
-            raise ValueError(f"Expected a zip. Received: {path}, which is damaged or none ({error})") from None
+            raise ValueError(f"Expected a zip file. Received: {path}, which is not one, or damaged ({error})") from None
         start = folder.strip("/").split("/") if folder.strip("/") else []
         found: dict[str, list] = {}
         for member in self.archive.infolist():
             parts = member.filename.split("/")
-            if parts[0] == "__MACOSX":  # what the Finder adds to each file, under its name
+            if parts[0] == "__MACOSX":  # metadata that the Finder adds for each file, under the same name
                 continue
             if parts[: len(start)] == start and len(parts) > len(start) + 1 and _is_image(member.filename):
                 found.setdefault(parts[len(start)], []).append((parts[len(start) + 1 :], member))
         classes = sorted(found)
+        _check_classes(classes, "/".join([self.path, *start]))
         self.members = [member for name in classes for _, member in sorted(found[name], key=_walk_order)]
         super().__init__(np.repeat(np.arange(len(classes)), [len(found[name]) for name in classes]), classes)
 
@@ -148,32 +106,33 @@ class ZipSource(Source):
 
 
 class ListSource(Source):
-    """Images listed in a file: CSV with the columns path and label, or JSONL of objects with these keys.
+    """Images listed in a file: CSV with the columns path and label, or JSONL with one object per line with these keys.
 
     Args:
         path: the list, .csv or .jsonl. Paths in it are relative to its folder.
-        class_names: of all classes. By default those that occur, sorted; with labels that are numbers, the numbers
-            from 0 to the largest.
+        class_names: names of all classes. By default the labels that occur, sorted; if the labels are numbers, the
+            numbers from 0 to the largest.
 
     Raises:
-        ValueError: if a line lacks a path or a label, or its label is no class.
+        ValueError: if the list is empty, a line lacks a path or a label, or a label is not a class.
     """
 
     def __init__(self, path: str | os.PathLike, class_names: Sequence[str] | None = None):
         self.path = Path(path)
         rows = list(_read_list(self.path))
+        if not rows:
+            raise ValueError(f"Expected a path and a label of at least one image in {path}. Received: an empty list")
         self.paths = [name for name, _ in rows]
         found = [label for _, label in rows]
         numbers = all(label.isdecimal() for label in found)
         if class_names is None:
-            largest = max(map(int, found), default=-1) if numbers else -1
-            class_names = [str(i) for i in range(largest + 1)] if numbers else sorted(set(found))
+            class_names = list(map(str, range(max(map(int, found)) + 1))) if numbers else sorted(set(found))
         number_of = {str(name): i for i, name in enumerate(class_names)}
         if numbers and not set(found) <= number_of.keys():
             number_of = {str(i): i for i in range(len(class_names))}
         unknown = sorted(set(found) - number_of.keys())
         if unknown:
-            raise ValueError(f"Expected labels out of {class_names}, or their numbers. Received: {unknown} in {path}")
+            raise ValueError(f"Expected labels among {class_names}, or their numbers. Received: {unknown} in {path}")
         super().__init__([number_of[label] for label in found], class_names)
 
     def __repr__(self):
@@ -189,17 +148,17 @@ class ListSource(Source):
 
 
 class TfdsSource(Source):
-    """A split of a tensorflow_datasets builder that has been prepared in the format array_record.
+    """A split of a tensorflow_datasets builder that was prepared in the format array_record.
 
     Args:
         builder: a builder, or the name of a dataset such as "oxford_flowers102".
         split: "train", "test[:50%]", ...
-        image_key: name of the image among its features.
-        label_key: name of the label.
+        image_key: name of the feature with the image.
+        label_key: name of the feature with the label.
 
     Raises:
-        ImportError: without tensorflow_datasets.
-        ValueError: if the builder was prepared in a format without random access.
+        ImportError: if tensorflow_datasets is not installed.
+        ValueError: if the builder was prepared in a format without random access, or the split is empty.
     """
 
     def __init__(self, builder, split: str = "train", image_key: str = "image", label_key: str = "label"):
@@ -215,7 +174,7 @@ class TfdsSource(Source):
             raise ValueError(
                 f"Expected {builder.info.full_name} in a format with random access; prepare it with "
                 'tfds.builder(..., file_format="array_record").download_and_prepare(), or write its images to a '
-                f"folder and pack that. Received: {error}"
+                f"folder and pack it. Received: {error}"
             ) from None
         labels = [sample[label_key] for sample in self.samples]
         super().__init__(labels, builder.info.features[label_key].names)
@@ -233,19 +192,21 @@ class TfdsSource(Source):
 
 
 def open_source(path: str | os.PathLike, split: str | None = None) -> Source:
-    """Opens a source by what is at a path.
+    """Opens the source at a path, whichever kind it is.
 
     Args:
-        path: a folder of class folders; a folder that `tfdeit pack` wrote; a zip; or a list, .csv or .jsonl.
-        split: a folder inside it, such as "train" or "val", where it has such.
+        path: a folder of class folders; a folder that `tfdeit pack` wrote; a zip file; or a list, .csv or .jsonl.
+        split: the folder inside it to open, such as "train" or "val", if it has splits.
 
     Raises:
-        FileNotFoundError: if there is nothing.
-        ValueError: if what is there is no source, or has splits and none is chosen.
+        FileNotFoundError: if the path does not exist.
+        ValueError: if it is not a source, or has splits and none is chosen.
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"Expected a folder, a zip, or a list (.csv, .jsonl). Received: {path}, not there")
+        raise FileNotFoundError(
+            f"Expected a folder, zip or list (.csv, .jsonl). Received: {path}, which does not exist"
+        )
     if path.is_dir():
         folder = path / (split or "")
         if (folder / "index.json").is_file():
@@ -269,11 +230,19 @@ def open_source(path: str | os.PathLike, split: str | None = None) -> Source:
 
 def _check_split(path, split, inside):
     if split is not None and inside and not SPLITS & set(inside):
-        raise ValueError(f"Expected no split, for the folders in {path} are classes. Received: split={split!r}")
+        raise ValueError(f"Expected no split, as the folders in {path} are classes. Received: split={split!r}")
     if split is not None and split not in inside:
-        raise ValueError(f"Expected a split out of {inside} in {path}. Received: split={split!r}")
+        raise ValueError(f"Expected split to be a folder in {path} ({inside or 'none'}). Received: split={split!r}")
     if split is None and inside and set(inside) <= SPLITS:
-        raise ValueError(f"Expected a split to be chosen, for {path} holds {inside}. Received: split=None")
+        raise ValueError(f"Expected a split to be chosen, as {path} has {inside}. Received: split=None")
+
+
+def _check_classes(classes, folder):
+    if not classes:
+        raise ValueError(
+            f"Expected at least one image ({' '.join(EXTENSIONS)}) in a class folder, such as "
+            f"{folder}/CLASS/photo.jpg. Received: none; make one folder per class, or choose another folder."
+        )
 
 
 def _is_image(name):
@@ -288,13 +257,13 @@ def _images_below(folder):
 
 
 def _walk_order(entry):
-    """Sorts as `_images_below` does: by the folder, as a string, then by the name."""
+    """Key to sort as `_images_below` does: by the folder, as a string, then by the file name."""
     parts, _ = entry
     return "/".join(parts[:-1]), parts[-1]
 
 
 def _read_list(path):
-    """Yields (path, label) as strings."""
+    """Yields the (path, label) of each line, as strings."""
     with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets begin with a byte order mark
         rows = csv.DictReader(file) if path.suffix == ".csv" else _objects(file, path)
         for number, row in enumerate(rows, 2 if path.suffix == ".csv" else 1):

@@ -1,4 +1,4 @@
-"""Which images train and which evaluate: the splits of a data set, or parts of one that has none."""
+"""Which images to train on and which to evaluate on: the splits of a data set, or parts of one without splits."""
 
 import os
 from collections.abc import Sequence
@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tfdeit.data.sources import SPLITS, Source, ZipSource, open_source
+from tfdeit.data.source import Source
+from tfdeit.data.sources import SPLITS, ZipSource, open_source
+from tfdeit.presentation.terminal import counted
 
 VALIDATION = ("val", "valid", "validation", "test")  # in order of preference
 
@@ -15,8 +17,8 @@ class Part(Source):
     """Some images of a source.
 
     Args:
-        source: the source.
-        indices: which, in order.
+        source: the whole source.
+        indices: indices of the images in it, in order.
     """
 
     def __init__(self, source: Source, indices: Sequence[int] | np.ndarray):
@@ -36,15 +38,15 @@ class Part(Source):
 
 
 def split_by_class(source: Source, fraction: float = 0.2, seed: int = 0) -> tuple[Part, Part]:
-    """Parts a source at random, the same `fraction` of every class, at least one image of those with two.
+    """Splits a source at random: the same fraction of every class, and at least one image of a class with two.
 
     Args:
         source: the images.
-        fraction: of the second part.
-        seed: of the choice, which depends on nothing else but the labels.
+        fraction: fraction of the images in the second part.
+        seed: seed of the choice, which depends only on it and on the labels.
 
     Returns:
-        The larger and the smaller part, each in the order of the source.
+        The first and the second part, each in the order of the source.
 
     Raises:
         ValueError: if no class has two images.
@@ -57,7 +59,8 @@ def split_by_class(source: Source, fraction: float = 0.2, seed: int = 0) -> tupl
         taken[generator.permutation(own)[:count]] = True
     if not taken.any():
         raise ValueError(
-            f"Expected at least two images of a class, one to train on and one to evaluate on. Received: {source!r}"
+            "Expected at least two images of a class, one to train on and one to evaluate on. "
+            f"Received: no such class in {source!r}; add images, or name others to evaluate on."
         )
     return Part(source, np.flatnonzero(~taken)), Part(source, np.flatnonzero(taken))
 
@@ -66,46 +69,42 @@ def open_splits(path: str | os.PathLike, validation: str | os.PathLike | None = 
     """Opens the images to train on, and those to evaluate on.
 
     Args:
-        path: what `open_source` takes. Of a folder or zip of splits, "train" and the first of `VALIDATION` are
-            taken; where there is none to evaluate on, a fifth of each class is.
-        validation: the images to evaluate on, likewise, if they are elsewhere.
+        path: anything that `open_source` takes. If it has splits, "train" and the first of `VALIDATION` are used; if
+            there is nothing to evaluate on, a fifth of each class is held out.
+        validation: the images to evaluate on, if they are elsewhere; also anything that `open_source` takes.
 
     Returns:
-        The two, and what was done in words.
+        The two sources, and a sentence that says where they come from.
 
     Raises:
-        FileNotFoundError: if there is nothing at a path.
-        ValueError: if they are no sources, or have other classes.
+        FileNotFoundError: if a path does not exist.
+        ValueError: if a path is not a source, or the two have different classes.
     """
     splits = _splits(path)
     if splits and "train" not in splits:
-        raise ValueError(f"Expected a split train in {path}. Received: {sorted(splits)}")
+        raise ValueError(f"Expected a split named train in {path}. Received: {sorted(splits)}")
     train = open_source(path, "train" if splits else None)
-    held_out = next((name for name in VALIDATION if name in splits), None)
-    if validation is not None:
-        inside = _splits(validation)
-        test = open_source(validation, next((name for name in VALIDATION if name in inside), None))
-        how = f"{len(train)} images to train on, {len(test)} of {validation} to evaluate on"
-    elif held_out:
-        test = open_source(path, held_out)
-        how = f"{len(train)} images of {path}/train to train on, {len(test)} of {path}/{held_out} to evaluate on"
+    place = path if validation is None else validation
+    inside = splits if validation is None else _splits(validation)
+    held_out = next((name for name in VALIDATION if name in inside), None)
+    if held_out or validation is not None:
+        test, where = open_source(place, held_out), f" in {Path(place, held_out or '')} to evaluate on"
     else:
         train, test = split_by_class(train)
-        how = (
-            f"{len(train)} images of {path} to train on, {len(test)} to evaluate on: it has no part for that "
-            f"({', '.join(VALIDATION)}), so a fifth of each class is taken, the same every time"
-        )
+        missing = f"there is no split for that ({', '.join(VALIDATION)})"
+        where = f" to evaluate on: {missing}, so a fifth of each class is taken, the same every time"
+    how = f"{counted(len(train), 'image')} in {Path(path, 'train' if splits else '')} to train on, {len(test):,}{where}"
     if train.class_names != test.class_names:
         only = [sorted(set(a.class_names) - set(b.class_names)) for a, b in ((train, test), (test, train))]
         raise ValueError(
-            f"Expected the same classes to train and to evaluate on. Received: {only[0]} to train on only, {only[1]} "
-            "to evaluate on only"
+            f"Expected the same classes to train and to evaluate on. Received: {only[0]} only to train on, "
+            f"{only[1]} only to evaluate on; rename or remove these."
         )
     return train, test, how
 
 
 def _splits(path: str | os.PathLike) -> set[str]:
-    """Returns the splits in a folder or zip; none, where its folders are classes."""
+    """Returns the splits in a folder or zip; none if its folders are classes."""
     path = Path(path)
     if path.is_dir():
         inside = {entry.name for entry in path.iterdir() if entry.is_dir()}

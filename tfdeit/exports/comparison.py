@@ -9,28 +9,28 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from tfdeit.backbone import PretrainedModel
-from tfdeit.base_processor import BaseImageProcessor
 from tfdeit.config import ViTConfig
+from tfdeit.network.backbone import PretrainedModel
+from tfdeit.preprocessing.base_processor import BaseImageProcessor
 
 Run = Callable[[np.ndarray], np.ndarray]
 
 BATCHES = (1, 8)
-# The largest relative error of rounding once: half a unit in the last place of a float; of an int8 half a step of
-# 1/127 of the largest value of a channel, which for the value itself is more, and for the sum about as much.
+# The largest relative error of one rounding: half a unit in the last place of a float. In int8 it is half a step of
+# 1/127 of the largest value of a channel: more for a smaller value by itself, but about as much for a sum of them.
 ROUNDOFF = {"float32": 2**-24, "float16": 2**-11, "bfloat16": 2**-8, "int8": 2**-8}
 _ROUNDINGS_PER_BLOCK = 12  # two norms, qkv, scores, softmax, context, projection, fc1, activation, fc2, two sums
 _SIGMAS = 4
-_SECONDS = 2.0  # that each of the two contestants is timed for, at most, after three rounds
+_SECONDS = 2.0  # of timing for each of the two, at most; but there are at least three rounds
 
 
 def tolerance(config: ViTConfig, dtype: str) -> float:
     """Returns the relative error of the logits that rounding to `dtype` explains.
 
     Independent roundings add up as a random walk: 4 sigma of `ROUNDOFF` times the root of the roundings on the longest
-    way through the network. In float32 the sums inside a matrix product are rounded too: a walk as long as the longest
-    (Higham and Mary 2019, "A new approach to probabilistic rounding error analysis"). Runtimes sum in float32 whatever
-    the dtype, where that is negligible.
+    path through the network. In float32 the sums inside matrix products add roundings too: as many as the longest sum
+    has terms (Higham and Mary 2019, "A new approach to probabilistic rounding error analysis"). With other dtypes
+    these are negligible, as runtimes always sum in float32.
     """
     walk = _ROUNDINGS_PER_BLOCK * config.num_hidden_layers
     if dtype == "float32":
@@ -39,7 +39,7 @@ def tolerance(config: ViTConfig, dtype: str) -> float:
 
 
 def reference(model: PretrainedModel) -> Run:
-    """Returns the model in TensorFlow, compiled to a graph for any batch."""
+    """Returns the model in TensorFlow, compiled to a graph for any batch size."""
     shape = (None, *model.config.image_hw, model.config.num_channels)
     signature = [tf.TensorSpec(shape, tf.float32)]
     function = tf.function(lambda x: model(x, training=False).logits, signature, autograph=False)
@@ -47,7 +47,7 @@ def reference(model: PretrainedModel) -> Run:
 
 
 def compare(ours: Run, exported: Run, pixel_values: np.ndarray) -> dict[str, float]:
-    """Compares logits.
+    """Compares the logits of an export with the model's.
 
     Args:
         ours: the model in TensorFlow.
@@ -55,10 +55,13 @@ def compare(ours: Run, exported: Run, pixel_values: np.ndarray) -> dict[str, flo
         pixel_values: (N, H, W, C) float32.
 
     Returns:
-        max_difference: of any logit. relative_error: of the worst image, the root mean square of the differences
-        divided by that of the logits about their mean (a shift of all logits changes no probability; about zero if
-        there is one only); not a number if an answer is none. top1_agreement: part of the images whose most probable
-        class is the same.
+        max_difference: the largest absolute difference of a logit. relative_error: of the worst image, the root mean
+        square of the differences divided by that of the logits about their mean, as a shift of all logits changes no
+        probability (about zero if there is only one logit). top1_agreement: fraction of the images with the same most
+        probable class. The first two are NaN if a logit is.
+
+    Raises:
+        ValueError: if the export returns logits of another shape.
     """
     largest, worst, agreeing = 0.0, 0.0, 0
     for start in range(0, len(pixel_values), max(BATCHES)):
@@ -79,11 +82,11 @@ def compare(ours: Run, exported: Run, pixel_values: np.ndarray) -> dict[str, flo
 
 
 def latency_ratio(ours: Run, exported: Run, pixel_values: np.ndarray) -> float:
-    """Returns the median time of the export divided by that of the model in TensorFlow, measured in turns."""
+    """Returns the median time of the export divided by the model's in TensorFlow; the two take turns."""
     runs = exported, ours
     seconds: tuple[list[float], list[float]] = [], []
     for run in runs:
-        run(pixel_values)  # the first one plans and allocates
+        run(pixel_values)  # the first call plans and allocates
     start = time.perf_counter()
     while len(seconds[0]) < 3 or (len(seconds[0]) < 25 and time.perf_counter() - start < len(runs) * _SECONDS):
         for run, measured in zip(runs, seconds, strict=True):
@@ -94,11 +97,9 @@ def latency_ratio(ours: Run, exported: Run, pixel_values: np.ndarray) -> float:
 
 
 def generate_images(processor: BaseImageProcessor, count: int = 16) -> np.ndarray:
-    """Returns pixel values (count, H, W, 3) of patterns from broad to fine, for want of photos."""
+    """Returns pixel values (count, H, W, 3) of patterns from coarse to fine, for want of photos."""
     rng = np.random.default_rng(0)
-    images = []
-    for index in range(count):
-        side = 2 + 4 * index
-        pattern = Image.fromarray(rng.integers(0, 256, (side, side, 3), "uint8"))
-        images.append(pattern.resize((400, 300), Image.Resampling.BICUBIC))
+    sides = range(2, 2 + 4 * count, 4)
+    patterns = [Image.fromarray(rng.integers(0, 256, (side, side, 3), "uint8")) for side in sides]
+    images = [pattern.resize((400, 300), Image.Resampling.BICUBIC) for pattern in patterns]
     return processor(images, return_tensors="np").pixel_values

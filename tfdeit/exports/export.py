@@ -1,4 +1,4 @@
-"""Export of a classifier: written, loaded again in the format's own runtime, compared, and only then kept."""
+"""Export of a classifier: written, loaded in the format's own runtime, compared with the model, and only then kept."""
 
 import os
 import tempfile
@@ -9,28 +9,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfdeit.backbone import PretrainedModel
-from tfdeit.base_processor import BaseImageProcessor
-from tfdeit.exports import check_choice, implementation
+from tfdeit.exports import FORMATS, check_choice, implementation
 from tfdeit.exports.comparison import BATCHES, compare, generate_images, latency_ratio, reference, tolerance
 from tfdeit.exports.readme import write_side_files
-from tfdeit.models import check_exportable
+from tfdeit.network.backbone import PretrainedModel
+from tfdeit.network.models import check_exportable
+from tfdeit.preprocessing.base_processor import BaseImageProcessor
 
 
 class Report(NamedTuple):
-    """What an export was found to be.
+    """How an export compares with the model in TensorFlow, in float32.
 
     Attributes:
-        format: of `exports.FORMATS`.
+        format: one of `exports.FORMATS`.
         dtype: of the weights.
-        bytes: that the network takes on disk.
-        images: how many were compared.
-        max_difference: of any logit, to TensorFlow in float32.
+        bytes: size of the network on disk.
+        images: how many images were compared.
+        max_difference: the largest absolute difference of a logit.
         relative_error: of the worst image, see `comparison.compare`.
-        tolerance: what `relative_error` may be.
-        top1_agreement: part of the images with the same most probable class.
-        latency_batch1: time for one image, divided by TensorFlow's in float32.
-        latency_batch8: the same for eight.
+        tolerance: the largest `relative_error` allowed.
+        top1_agreement: fraction of the images with the same most probable class.
+        latency_batch1: time for one image, divided by TensorFlow's.
+        latency_batch8: the same for a batch of eight.
     """
 
     format: str
@@ -46,7 +46,7 @@ class Report(NamedTuple):
 
 
 class DifferentError(RuntimeError):
-    """The export does not answer as the model does; nothing was kept. `report` says how much it differs."""
+    """The export differs from the model by more than rounding explains, and was not kept; `report` has the figures."""
 
     def __init__(self, report: Report):
         self.report = report
@@ -76,62 +76,57 @@ def export_model(
         format: one of `exports.FORMATS`.
         dtype: one of the format's.
         images: pixel values (N, H, W, C) to compare on; None means generated patterns.
-        step: called with what is being done.
+        step: called with a description of each step before it begins.
         **options: `calibration`, pixel values (N, H, W, C), for openvino in int8; `top_k` for savedmodel.
 
     Returns:
-        The report.
+        How the export compares with the model.
 
     Raises:
-        ValueError: if there is no such export, or the model or directory is unsuitable.
+        ValueError: if there is no such format, dtype or option, or the model or directory is unsuitable.
         ModuleNotFoundError: if a library is not installed.
-        DifferentError: if the difference passes `comparison.tolerance`; `directory` is then as it was.
+        DifferentError: if the difference exceeds `comparison.tolerance`; `directory` is then left as it was.
     """
     check_choice(format, dtype)
     _check_options(format, dtype, options)
-    _check_model(model)
     images = generate_images(processor) if images is None else images
-    shape = (*model.config.image_hw, model.config.num_channels)
-    if images.shape[1:] != shape:
-        raise ValueError(
-            f"Expected images of shape {shape}, as the model takes and its image processor returns. "
-            f"Received: {images.shape[1:]}."
-        )
+    _check_model(model, images)
     module = implementation(format)
-    with staged(Path(directory).absolute(), versions=format == "savedmodel") as stage:
+    with staged(Path(directory).absolute(), FORMATS[format].versioned) as stage:
         step(f"converting to {format}")
-        module.write(model, processor, stage, dtype, **{"calibration": None, **options})
+        usage = module.write(model, processor, stage, dtype, **{"calibration": None, **options})
         size = sum(path.stat().st_size for path in stage.rglob("*") if path.is_file())
-        if format != "savedmodel":
-            write_side_files(model, processor, stage, format, dtype)
+        if usage:
+            write_side_files(model, processor, stage, usage)
         step("comparing with TensorFlow")
         ours, exported = reference(model), module.load(stage, dtype)
-        values: dict[str, Any] = {"bytes": size, "images": len(images), "tolerance": tolerance(model.config, dtype)}
-        values |= {"format": format, "dtype": dtype, **compare(ours, exported, images)}
-        batches = {count: np.resize(images, (count, *images.shape[1:])) for count in BATCHES}
-        if not values["relative_error"] <= values["tolerance"]:  # so that NaN fails
+        values: dict[str, Any] = {"format": format, "dtype": dtype, "bytes": size, "images": len(images)}
+        values |= {"tolerance": tolerance(model.config, dtype), **compare(ours, exported, images)}
+        if not values["relative_error"] <= values["tolerance"]:  # not `>`: NaN must fail
             raise DifferentError(Report(**values, latency_batch1=np.nan, latency_batch8=np.nan))
         step("measuring the time")
-        values |= {f"latency_batch{count}": latency_ratio(ours, exported, batch) for count, batch in batches.items()}
+        for count in BATCHES:
+            batch = np.resize(images, (count, *images.shape[1:]))
+            values[f"latency_batch{count}"] = latency_ratio(ours, exported, batch)
     return Report(**values)
 
 
 @contextmanager
 def staged(directory: Path, versions: bool = False) -> Iterator[Path]:
-    """Gives a directory of the same name to write to, and moves it to `directory` in the end, if nothing is raised.
+    """Yields a temporary directory of the same name, and moves what was written to `directory` if nothing is raised.
 
     Args:
-        directory: where to; new or empty.
-        versions: whether what is written is a numbered version and files beside it, and `directory` may hold others.
+        directory: the destination, new or empty.
+        versions: whether version 1 is written, with files beside it. `directory` may then hold earlier versions, and
+            the new one gets the next number.
 
     Raises:
         ValueError: if `directory` is occupied.
     """
-    present = []
-    if directory.is_dir():
-        present = sorted(path.name for path in directory.iterdir())
-    elif directory.exists():
+    if directory.exists() and not directory.is_dir():
         raise ValueError(f"Expected a directory to write to. Received: the file {directory}.")
+    existed = directory.is_dir()
+    present = sorted(path.name for path in directory.iterdir()) if existed else []
     numbers = [int(name) for name in present if versions and name.isdecimal()]
     if present and not numbers:
         raise ValueError(
@@ -139,8 +134,7 @@ def staged(directory: Path, versions: bool = False) -> Iterator[Path]:
             "Choose another, or remove it first."
         )
     directory.parent.mkdir(parents=True, exist_ok=True)
-    existed = directory.is_dir()
-    # Inside one that exists: it may be a mount point or a link, which nothing can replace and nothing be moved to.
+    # Inside a directory that exists: it may be a mount point or a link, which a rename can neither replace nor cross.
     with tempfile.TemporaryDirectory(dir=directory if existed else directory.parent, prefix=".exporting-") as temporary:
         stage = Path(temporary, directory.name)
         stage.mkdir()
@@ -155,16 +149,29 @@ def staged(directory: Path, versions: bool = False) -> Iterator[Path]:
 
 
 def _check_options(name: str, dtype: str, options: Mapping[str, Any]) -> None:
-    allowed = {"savedmodel": {"top_k"}, "openvino": {"calibration"} if dtype == "int8" else set()}
-    wrong = options.keys() - allowed.get(name, set())
+    wrong = [option for option in options if dtype not in FORMATS[name].options.get(option, ())]
     if wrong:
+        known = [
+            f"{option} with format {other} ({', '.join(dtypes)})"
+            for other, row in FORMATS.items()
+            for option, dtypes in row.options.items()
+        ]
         raise ValueError(
-            "Expected top_k with format savedmodel only, and calibration with format openvino in int8 only. "
+            f"Expected no options but {'; '.join(known)}. "
             f"Received: {', '.join(sorted(wrong))} with format {name} in {dtype}."
         )
 
 
-def _check_model(model: PretrainedModel) -> None:
+def _check_model(model: PretrainedModel, images: np.ndarray) -> None:
     check_exportable(model)
     if model.dtype_policy.name != "float32":
-        raise ValueError(f"Expected a model in float32, to compare with. Received: {model.dtype_policy.name}.")
+        raise ValueError(
+            f"Expected a model in float32, to compare with. Received: {model.dtype_policy.name}. "
+            "Load it with dtype='float32'."
+        )
+    shape = (*model.config.image_hw, model.config.num_channels)
+    if images.shape[1:] != shape:
+        raise ValueError(
+            f"Expected images of shape {shape}, as the model takes. Received: {images.shape[1:]}. "
+            "Prepare them with the model's image processor."
+        )

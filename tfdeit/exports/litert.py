@@ -1,4 +1,4 @@
-"""LiteRT (once TensorFlow Lite): one .tflite file for phones and small devices."""
+"""LiteRT (formerly TensorFlow Lite): one .tflite file for phones and small devices."""
 
 import os
 from collections.abc import Callable
@@ -8,18 +8,23 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfdeit.backbone import PretrainedModel
-from tfdeit.kernels import plain_operations
+from tfdeit.exports.readme import Usage
+from tfdeit.network.backbone import PretrainedModel
+from tfdeit.network.kernels import plain_operations
 
 FILE = "model.tflite"
 MAX_BYTES = 2**31 - 2**24  # of a TensorFlow graph with its constants, and of a .tflite file
+_CLASSIFY = f"""\
+def classify(pixel_values):
+    runner = Interpreter("{FILE}", num_threads=4).get_signature_runner()
+    return runner(pixel_values=pixel_values)["logits"]"""
 
 
-def write(model: PretrainedModel, processor: Any, directory: Path, dtype: str, calibration: np.ndarray | None):
-    """Writes model.tflite: weights as `dtype`; with int8, the runtime rounds activations as they come.
+def write(model: PretrainedModel, processor: Any, directory: Path, dtype: str, calibration: np.ndarray | None) -> Usage:
+    """Writes model.tflite, with weights as `dtype`; with int8, the runtime quantises activations on the fly.
 
     Raises:
-        ValueError: if the weights pass what TensorFlow's converter can take.
+        ValueError: if the weights are larger than TensorFlow's converter can take.
     """
     size = 4 * model.count_params()
     if size > MAX_BYTES:
@@ -46,10 +51,11 @@ def write(model: PretrainedModel, processor: Any, directory: Path, dtype: str, c
     if dtype == "float16":
         converter.target_spec.supported_types = [tf.float16]
     (directory / FILE).write_bytes(converter.convert())
+    return Usage(FILE, dtype, "ai-edge-litert", "from ai_edge_litert.interpreter import Interpreter", _CLASSIFY)
 
 
 def load(directory: Path, dtype: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns the model in LiteRT, with as many threads as this process may use processors."""
+    """Returns the model in LiteRT, with one thread for each processor that this process may use."""
     from ai_edge_litert.interpreter import Interpreter
 
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -1,7 +1,7 @@
-"""ONNX: the network written with the operators of opset 20, read by ONNX Runtime 1.17 and later.
+"""ONNX: the network written with the operators of opset 20, for ONNX Runtime 1.17 and later.
 
-Written, not converted from TensorFlow's graph: that would leave LayerNorm and GELU in pieces, and end at the 2 GB of a
-protobuf.
+It is written node by node, not converted from TensorFlow's graph: that would leave LayerNorm and GELU in pieces, and
+could not exceed the 2 GB of a protobuf.
 """
 
 from collections.abc import Callable
@@ -12,21 +12,27 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tfdeit.backbone import PretrainedModel
 from tfdeit.checkpoint.files import named_variables
+from tfdeit.exports.readme import Usage
+from tfdeit.network.backbone import PretrainedModel
 
 FILE = "model.onnx"
 OPSET, IR_VERSION = 20, 9
-INLINE_BYTES = 2**31 - 2**24  # a protobuf ends at 2 GiB: weights of more go into a file beside it
+INLINE_BYTES = 2**31 - 2**24  # a protobuf holds up to 2 GiB: larger weights go into a file beside it
+_CLASSIFY = """\
+def classify(pixel_values):
+    session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+    return session.run(["logits"], {"pixel_values": pixel_values})[0]"""
 
 
-def write(model: PretrainedModel, processor: Any, directory: Path, dtype: str, calibration: np.ndarray | None):
-    """Writes model.onnx, and model.onnx.data if the weights pass 2 GB."""
+def write(model: PretrainedModel, processor: Any, directory: Path, dtype: str, calibration: np.ndarray | None) -> Usage:
+    """Writes model.onnx, and model.onnx.data if the weights exceed 2 GB."""
     save(build(model, dtype), directory / FILE)
+    return Usage(FILE, dtype, "onnxruntime", "import onnxruntime", _CLASSIFY)
 
 
 def save(proto: onnx.ModelProto, path: Path):
-    """Saves, with the weights in a file of their own if they are too many for one, and checks what is on disk."""
+    """Saves a graph, with the weights in a second file if they are too large for one, and checks what is on disk."""
     external = sum(len(tensor.raw_data) for tensor in proto.graph.initializer) > INLINE_BYTES
     onnx.save(proto, path, save_as_external_data=external, location=f"{path.name}.data" if external else None)
     onnx.checker.check_model(path, full_check=True)
@@ -44,8 +50,8 @@ def build(model: PretrainedModel, dtype: str) -> onnx.ModelProto:
     """Returns the classifier as a graph from pixel_values (batch, H, W, C) to logits (batch, classes), both float32.
 
     Args:
-        model: a classifier; of one with two heads the logits are their mean.
-        dtype: "float32" or "float16", of the weights and of what is computed with them.
+        model: a classifier; if it has two heads, the logits are their mean.
+        dtype: "float32" or "float16", of the weights and the arithmetic.
     """
     config, graph = model.config, _Graph(model, dtype)
     classes, shape = config.num_labels, (*config.image_hw, config.num_channels)
@@ -71,7 +77,7 @@ class _Graph:
         self.nodes, self.initializers = [], {}
 
     def add(self, operator: str, *inputs: str, outputs: int = 1, name: str = "", **attributes) -> Any:
-        """Adds a node; returns the name of its output, or of each."""
+        """Adds a node; returns the name of its output, or the names of several."""
         name = name or f"{operator}_{len(self.nodes)}"
         names = [name] if outputs == 1 else [f"{name}_{i}" for i in range(outputs)]
         self.nodes.append(helper.make_node(operator, inputs, names, name=name, **attributes))
@@ -97,7 +103,7 @@ class _Graph:
         return self.constant(name, self.value(name))
 
     def dense(self, tokens: str, name: str, scale: Any = 1.0) -> str:
-        """Adds a dense layer; `scale`, a scalar or (outputs,), multiplies what it gives."""
+        """Adds a dense layer, whose outputs are multiplied by `scale`, a scalar or (outputs,)."""
         outputs = self.add("MatMul", tokens, self.constant(f"{name}/kernel", self.value(f"{name}/kernel") * scale))
         if f"{name}/bias" not in self.variables:
             return outputs
@@ -110,7 +116,7 @@ class _Graph:
 
 
 def _embed(graph, config):
-    """Pixels to tokens (B, T, D). Prefix tokens are constant: zeros before the patches, plus a table."""
+    """Pixels to tokens (B, T, D). Prefix tokens are zeros put before the patches; the table added to all holds them."""
     values = graph.add("Cast", "pixel_values", to=helper.np_dtype_to_tensor_dtype(graph.dtype))
     values = graph.add("Transpose", values, perm=[0, 3, 1, 2])
     kernel = graph.value("patch_embedding/projection/kernel").transpose(3, 2, 0, 1)
@@ -162,7 +168,7 @@ def _mlp(graph, config, tokens, name):
 
 
 def _classify(graph, config, tokens):
-    """The logits; of two heads their mean, a sum of halves."""
+    """The logits; with two heads their mean, as a sum of halves."""
     names = ("classifier", "cls_classifier", "distillation_classifier")
     heads = [name for name in names if f"{name}/kernel" in graph.variables]
     logits = []

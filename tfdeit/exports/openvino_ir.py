@@ -12,31 +12,42 @@ from typing import Any
 import numpy as np
 import openvino
 
-from tfdeit.backbone import PretrainedModel
 from tfdeit.exports import onnx_graph
+from tfdeit.exports.readme import Usage
+from tfdeit.network.backbone import PretrainedModel
 
 FILE = "model.xml"
+_CLASSIFY = """\
+def classify(pixel_values):
+    core = openvino.Core()
+    precision = {precision}
+    model = core.compile_model("model.xml", "CPU", {{"INFERENCE_PRECISION_HINT": precision}})
+    return model(pixel_values)["logits"]"""
+_BFLOAT16 = '"bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"'
 
 
-def write(model: PretrainedModel, processor: Any, directory: Path, dtype: str, calibration: np.ndarray | None):
+def write(model: PretrainedModel, processor: Any, directory: Path, dtype: str, calibration: np.ndarray | None) -> Usage:
     """Writes model.xml and model.bin.
 
-    "float16" and "bfloat16" store weights in float16. "int8" with `calibration`, pixel values (N, H, W, C), rounds
-    weights and activations (post-training quantisation); without, weights only.
+    "bfloat16" stores weights in float16, and only computes in bfloat16. "int8" quantises weights, and, with
+    `calibration`, pixel values (N, H, W, C), activations too (post-training quantisation).
     """
+    stored = "float16" if dtype == "bfloat16" else dtype
     with tempfile.TemporaryDirectory() as temporary:
         source = Path(temporary, onnx_graph.FILE)
         onnx_graph.save(onnx_graph.build(model, "float32"), source)
         graph = openvino.Core().read_model(source)
         if dtype == "int8":
             graph = _quantised(graph, calibration)
-        openvino.save_model(graph, directory / FILE, compress_to_fp16=dtype in ("float16", "bfloat16"))
+        openvino.save_model(graph, directory / FILE, compress_to_fp16=stored == "float16")
+    code = _CLASSIFY.format(precision=_BFLOAT16 if dtype == "bfloat16" else '"f32"')
+    return Usage(FILE, stored, "openvino", "import openvino", code)
 
 
 def load(directory: Path, dtype: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns the model in OpenVINO, on the CPU: computing in bfloat16 for that dtype where there is hardware for it.
+    """Returns the model in OpenVINO on the CPU, which computes in bfloat16 for that dtype if it has the hardware.
 
-    Elsewhere OpenVINO would emulate it, at a fiftieth of the speed.
+    Without it OpenVINO would emulate bfloat16, at a fiftieth of the speed.
     """
     core = openvino.Core()
     has_bfloat16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -1,23 +1,29 @@
-"""What lies beside an exported network: labels, configurations, and how to run it without this library."""
+"""The files beside an exported network: labels, configurations, and a README on running it without this library."""
 
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from tfdeit.backbone import PretrainedModel
-from tfdeit.base_processor import BaseImageProcessor
+from tfdeit.network.backbone import PretrainedModel
+from tfdeit.preprocessing.base_processor import BaseImageProcessor
 
 _README = """\
-# {name}
+# @NAME@
 
-{model_class}: {parameters} M parameters, weights as {dtype}, images of {height}x{width} pixels, {classes} classes.
-Written by tfdeit {version}.
+@MODEL@: @PARAMETERS@ M parameters, weights stored as @DTYPE@, images of @HEIGHT@x@WIDTH@ pixels, @CLASSES@ classes.
+Written by tfdeit @VERSION@.
 
-- `{file}`: from `pixel_values` (batch, {shape}) float32 to `logits` (batch, {classes}) float32, for any batch
-- `labels.txt`: the name of each class, a line each
-- `preprocessor_config.json`, `config.json`: what the image processor and the network are, as on the Hugging Face hub
+- `@FILE@`: from `pixel_values` (batch, @SHAPE@) float32 to `logits` (batch, @CLASSES@) float32, for any batch size
+- `labels.txt`: the names of the classes, one per line
+- `preprocessor_config.json`, `config.json`: the image processor and the network, as on the Hugging Face Hub
+
+To classify photos, install the packages, save the code below as `classify.py` in this directory, and run
+`python classify.py PHOTO ...` here:
 
 ```sh
-pip install {packages}
+pip install @PACKAGES@
 ```
 
 ```python
@@ -25,13 +31,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-{imports}
+@IMPORTS@
 
 
-{preprocess}
+@PREPROCESS@
 
 
-{run}
+@CLASSIFY@
 
 
 if __name__ == "__main__":
@@ -41,107 +47,76 @@ if __name__ == "__main__":
     scores /= scores.sum(axis=-1, keepdims=True)
     for path, row in zip(sys.argv[1:], scores):
         best = np.argsort(-row)[:3]
-        print(path, *(f"{{labels[i]}} {{row[i]:.1%}}" for i in best), sep="  ")
+        print(path, *(f"{labels[i]} {row[i]:.1%}" for i in best), sep="  ")
 ```
 """
 
-# Of each format: the file, packages, imports, and the function `classify`.
-_RUNTIMES = {
-    "litert": (
-        "model.tflite",
-        "ai-edge-litert",
-        "from ai_edge_litert.interpreter import Interpreter",
-        """\
-def classify(pixel_values):
-    runner = Interpreter("model.tflite", num_threads=4).get_signature_runner()
-    return runner(pixel_values=pixel_values)["logits"]""",
-    ),
-    "onnx": (
-        "model.onnx",
-        "onnxruntime",
-        "import onnxruntime",
-        """\
-def classify(pixel_values):
-    session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
-    return session.run(["logits"], {"pixel_values": pixel_values})[0]""",
-    ),
-    "openvino": (
-        "model.xml",
-        "openvino",
-        "import openvino",
-        """\
-def classify(pixel_values):
-    core = openvino.Core()
-    precision = @PRECISION@
-    model = core.compile_model("model.xml", "CPU", {"INFERENCE_PRECISION_HINT": precision})
-    return model(pixel_values)["logits"]""",
-    ),
-    "torch": (
-        "model.safetensors",
-        "torch transformers",
-        "import torch\nimport transformers",
-        """\
-def classify(pixel_values):
-    model = transformers.@CLASS@.from_pretrained(".", dtype=torch.float32)
-    with torch.inference_mode():
-        return model(torch.tensor(pixel_values)).logits.numpy()""",
-    ),
-}
+
+class Usage(NamedTuple):
+    """How to run an exported network without this library."""
+
+    file: str  # the one with the network
+    dtype: str  # of the weights in it
+    packages: str  # what to install beside numpy, separated by spaces
+    imports: str  # Python code, one import per line
+    classify: str  # Python code of a function `classify` from pixel values to logits
+    channels_first: bool = False  # whether the network takes pixel values (B, C, H, W)
 
 
-def write_side_files(model: PretrainedModel, processor: BaseImageProcessor, directory: Path, name: str, dtype: str):
-    """Writes labels.txt, preprocessor_config.json, config.json and README.md.
+def write_side_files(model: PretrainedModel, processor: BaseImageProcessor, directory: Path, usage: Usage) -> None:
+    """Writes labels.txt, preprocessor_config.json, README.md, and config.json if there is none yet.
 
     Args:
         model: what was exported.
         processor: its image processor.
         directory: of the export.
-        name: of the format.
-        dtype: of the weights.
+        usage: how to run it.
     """
-    from tfdeit import __version__
-
-    config, model_class = model.config, type(model).__name__
+    config = model.config
     labels = [config.id2label[index].replace("\n", " ") for index in range(config.num_labels)]
     (directory / "labels.txt").write_text("\n".join(labels) + "\n", encoding="utf-8")
     processor.save_pretrained(directory)
     if not (directory / "config.json").exists():
-        values = {**config.to_dict(), "architectures": [model_class.removeprefix("TF")]}
-        text = json.dumps(values, indent=2, sort_keys=True)
-        (directory / "config.json").write_text(text + "\n", encoding="utf-8")
+        values = {**config.to_dict(), "architectures": [type(model).__name__.removeprefix("TF")]}
+        (directory / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
-    file, packages, imports, run = _RUNTIMES[name]
+    plain, preprocess = preprocessing_code(processor, usage.channels_first)
+    image_import, image_package = "from tfdeit import AutoImageProcessor", "tfdeit"
+    if plain:
+        image_import, image_package = "from PIL import Image", "pillow"
+    imports = sorted([*usage.imports.splitlines(), image_import], key=lambda line: (line.startswith("from"), line))
     (height, width), channels = config.image_hw, config.num_channels
-    precision = '"bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"'
-    replaced = {
-        "@PRECISION@": precision if dtype == "bfloat16" else '"f32"',
-        "@CLASS@": model_class.removeprefix("TF"),
+    values = describe(model, directory.name) | {
+        "DTYPE": usage.dtype,
+        "FILE": usage.file,
+        "SHAPE": f"{channels}, {height}, {width}" if usage.channels_first else f"{height}, {width}, {channels}",
+        "PACKAGES": f"numpy {image_package} {usage.packages}",
+        "IMPORTS": "\n".join(imports),
+        "PREPROCESS": preprocess,
+        "CLASSIFY": usage.classify,
     }
-    for key, value in replaced.items():
-        run = run.replace(key, value)
-    own_code, preprocess = preprocessing_code(processor, channels_first=name == "torch")
-    image_import, image_package = ("from tfdeit import AutoImageProcessor", "tfdeit")
-    if own_code:
-        image_import, image_package = ("from PIL import Image", "pillow")
-    text = _README.format(
-        name=directory.name,
-        model_class=model_class,
-        parameters=f"{model.count_params() / 1e6:.1f}",
-        dtype="float16" if (name, dtype) == ("openvino", "bfloat16") else dtype,  # OpenVINO only computes in it
-        height=height,
-        width=width,
-        classes=config.num_labels,
-        version=__version__,
-        file=file,
-        shape=f"{channels}, {height}, {width}" if name == "torch" else f"{height}, {width}, {channels}",
-        packages=f"numpy {image_package} {packages}",
-        imports="\n".join(
-            sorted([*imports.splitlines(), image_import], key=lambda line: (line.startswith("from"), line))
-        ),
-        preprocess=preprocess,
-        run=run,
-    )
-    (directory / "README.md").write_text(text, encoding="utf-8")
+    (directory / "README.md").write_text(fill(_README, values), encoding="utf-8")
+
+
+def describe(model: PretrainedModel, name: str) -> dict[str, Any]:
+    """Returns what the README of every export says about its model, by placeholder."""
+    from tfdeit import __version__
+
+    height, width = model.config.image_hw
+    return {
+        "NAME": name,
+        "MODEL": type(model).__name__,
+        "PARAMETERS": f"{model.count_params() / 1e6:.1f}",
+        "HEIGHT": height,
+        "WIDTH": width,
+        "CLASSES": model.config.num_labels,
+        "VERSION": __version__,
+    }
+
+
+def fill(template: str, values: Mapping[str, Any]) -> str:
+    """Replaces each placeholder @KEY@ by its value."""
+    return re.sub("@([A-Z]+)@", lambda match: str(values[match[1]]), template)
 
 
 def preprocessing_code(processor: BaseImageProcessor, channels_first: bool) -> tuple[bool, str]:
@@ -157,23 +132,7 @@ def preprocessing_code(processor: BaseImageProcessor, channels_first: bool) -> t
             f'def preprocess(path):\n    processor = AutoImageProcessor.from_pretrained(".")\n'
             f'    return processor(path, return_tensors="np").pixel_values[0]{order}'
         )
-    lines = ["def preprocess(path):", 'image = Image.open(path).convert("RGB")']
-    if "height" in processor.size:
-        lines.append(
-            f"image = image.resize(({processor.size['width']}, {processor.size['height']}), {processor.resample})"
-        )
-    else:
-        side = processor.size["shortest_edge"]
-        lines += [
-            "short = min(image.size)",
-            f"width, height = ({side} * length // short for length in image.size)",
-            f"image = image.resize((width, height), {processor.resample})",
-        ]
-    if processor.do_center_crop:
-        height, width = processor.crop_size["height"], processor.crop_size["width"]
-        middle = "{} // 2" if processor.crop_rounding == "floor" else "round({} / 2)"
-        left, top = (middle.format(f"(image.{axis} - {n})") for axis, n in (("width", width), ("height", height)))
-        lines += [f"left, top = {left}, {top}", f"image = image.crop((left, top, left + {width}, top + {height}))"]
+    lines = ["def preprocess(path):", 'image = Image.open(path).convert("RGB")', *_resize_and_crop(processor)]
     lines.append("values = np.asarray(image)")
     if processor.do_rescale:
         lines.append(f'values = (values * {processor.rescale_factor!r}).astype("float32")')
@@ -187,13 +146,26 @@ def preprocessing_code(processor: BaseImageProcessor, channels_first: bool) -> t
     return True, "\n    ".join(lines)
 
 
+def _resize_and_crop(processor):
+    if "height" in processor.size:
+        size, lines = f"({processor.size['width']}, {processor.size['height']})", []
+    else:
+        side = processor.size["shortest_edge"]
+        size = "(width, height)"
+        lines = ["short = min(image.size)", f"width, height = ({side} * length // short for length in image.size)"]
+    lines.append(f"image = image.resize({size}, {processor.resample})")
+    if processor.do_center_crop:
+        height, width = processor.crop_size["height"], processor.crop_size["width"]
+        middle = "{} // 2" if processor.crop_rounding == "floor" else "round({} / 2)"
+        left, top = (middle.format(f"(image.{axis} - {n})") for axis, n in (("width", width), ("height", height)))
+        lines += [f"left, top = {left}, {top}", f"image = image.crop((left, top, left + {width}, top + {height}))"]
+    return lines
+
+
 def _is_plain(processor):
-    """Whether it resizes to a fixed size or by the short side, and cuts nothing that is not there."""
-    if (
-        not processor.do_resize
-        or processor.exif_orientation
-        or set(processor.size) not in ({"height", "width"}, {"shortest_edge"})
-    ):
+    """Whether it resizes to a fixed size or by the shortest edge, and never crops beyond the image."""
+    if not processor.do_resize or processor.exif_orientation:
         return False
-    resized = min(processor.size.values())
-    return not processor.do_center_crop or resized >= max(processor.crop_size.values())
+    if processor.size.keys() not in ({"height", "width"}, {"shortest_edge"}):
+        return False
+    return not processor.do_center_crop or min(processor.size.values()) >= max(processor.crop_size.values())

@@ -1,4 +1,4 @@
-"""Dynamic batching: requests that arrive together are executed together."""
+"""Dynamic batching: requests that arrive at about the same time are executed together."""
 
 import asyncio
 import contextlib
@@ -31,10 +31,10 @@ class Batcher:
     grow while all workers are busy, and a lone request waits for `timeout` at most.
 
     Args:
-        max_batch_size: rows of a batch. A larger request is executed by itself.
+        max_batch_size: the largest number of rows in a batch. A larger request is executed by itself.
         timeout: seconds that a request waits for others.
-        workers: batches that are executed at the same time.
-        observe: takes the number of rows of each batch that starts.
+        workers: how many batches are executed at the same time.
+        observe: called with the number of rows of each batch that starts.
     """
 
     def __init__(self, max_batch_size: int, timeout: float, workers: int, observe: Callable[[int], None]):
@@ -50,10 +50,10 @@ class Batcher:
         """Returns the outputs for these inputs.
 
         Args:
-            key: what requests of one batch have in common; None for a request that cannot be merged.
-            run: from inputs to outputs, called in a worker's thread.
-            inputs: arrays, each with `rows` rows.
-            rows: how many there are.
+            key: equal for all requests of a batch; None for a request that cannot be merged.
+            run: a function from inputs to outputs, called in a worker's thread.
+            inputs: arrays of `rows` rows each.
+            rows: the number of rows.
 
         Raises:
             Exception: what `run` raises for these inputs alone.
@@ -66,21 +66,21 @@ class Batcher:
 
     @property
     def depth(self) -> int:
-        """Requests that wait."""
+        """The number of requests waiting."""
         return sum(map(len, self._queues.values()))
 
     def close(self):
-        """Ends the workers once they are idle."""
+        """Ends the workers as soon as they are idle."""
         self._pool.shutdown()
 
     def _dispatch(self):
-        """Starts what is ready, as far as workers are idle, and sets the timer for what will be."""
+        """Starts the batches that are ready, while workers are idle, and sets the timer for the next one."""
         loop = asyncio.get_running_loop()
         while self._idle and self._queues:
             ready = [key for key in self._queues if self._ready_at(key) <= loop.time()]
             if not ready:
                 break
-            # The oldest request's, not a full one: while that stays full, the others would wait for ever.
+            # The queue with the oldest request, not a full one: while that stays full, the others would wait forever.
             key = min(ready, key=lambda key: self._queues[key][0].due)
             if batch := self._take(key):
                 self._idle -= 1
@@ -98,7 +98,7 @@ class Batcher:
         return 0.0 if sum(item.rows for item in queue) >= self._max_batch_size else queue[0].due
 
     def _take(self, key: Hashable) -> list[Item]:
-        """Removes a batch from a queue, without the requests whose clients have left."""
+        """Removes a batch from a queue, and drops the requests whose clients have disconnected."""
         queue, rows = self._queues[key], 0
         batch: list[Item] = []
         while queue and (not batch or rows + queue[0].rows <= self._max_batch_size):
@@ -113,7 +113,7 @@ class Batcher:
     def _deliver(self, batch: list[Item], done: asyncio.Future):
         self._idle += 1
         for item, answer in zip(batch, done.result(), strict=True):
-            if item.answer.done():  # the client has left
+            if item.answer.done():  # the client has disconnected
                 continue
             if isinstance(answer, Exception):
                 item.answer.set_exception(answer)
@@ -125,28 +125,27 @@ class Batcher:
 def execute(batch: list[Item]) -> Sequence[Arrays | Exception]:
     """Returns the outputs or the error of each request.
 
-    One request can make a whole batch fail. Then each is executed by itself, so that the others do not suffer from it,
-    and its own error is reported.
+    If a batch fails, its requests are executed one by one, so that only those at fault fail, each with its own error.
     """
     if len(batch) > 1:
-        with contextlib.suppress(Exception):  # it comes again, from the request that causes it
+        with contextlib.suppress(Exception):  # raised again below, for the request that causes it
             return merged(batch)
     return [alone(item) for item in batch]
 
 
 def merged(batch: list[Item]) -> list[Arrays]:
-    """Returns the outputs of each request from one execution."""
+    """Executes all requests together; returns the outputs of each."""
     inputs = {name: np.concatenate([item.inputs[name] for item in batch]) for name in batch[0].inputs}
     outputs = batch[0].run(inputs)
     ends = np.cumsum([item.rows for item in batch])
     if any(value.shape[:1] != (ends[-1],) for value in outputs.values()):
-        raise ValueError("the outputs have not one row for each row of the inputs")
+        raise ValueError("the outputs do not have one row for each row of the inputs")
     parts = {name: np.split(value, ends[:-1]) for name, value in outputs.items()}
     return [{name: part[i] for name, part in parts.items()} for i in range(len(batch))]
 
 
 def alone(item: Item) -> Arrays | Exception:
-    """Returns the outputs or the error of one request."""
+    """Executes one request by itself; returns its outputs or its error."""
     try:
         return item.run(item.inputs)
     except Exception as error:

@@ -1,8 +1,8 @@
-"""What can go wrong with a request, in the codes that gRPC and TensorFlow share."""
+"""Errors of requests, with the status codes that gRPC and TensorFlow share."""
 
 from grpc import StatusCode
 
-# As in TensorFlow Serving's http_server.cc; codes that are not here are 500.
+# As in TensorFlow Serving's http_server.cc; codes that are not listed are 500.
 HTTP_STATUS = {
     StatusCode.OK: 200,
     StatusCode.CANCELLED: 499,
@@ -26,9 +26,9 @@ class ServingError(Exception):
     """A request that cannot be answered.
 
     Args:
-        code: why, for programs.
-        message: why, for people: what was expected, what was received, what to do.
-        http_status: for REST; None means the one that belongs to the code.
+        code: the reason, for programs.
+        message: the reason, for people: what was expected, what was received, what to do.
+        http_status: for REST; None means the code's own.
     """
 
     def __init__(self, code: StatusCode, message: str, http_status: int | None = None):
@@ -38,5 +38,5 @@ class ServingError(Exception):
 
 
 def invalid(message: str) -> ServingError:
-    """Returns the error of a request that is wrong whatever the state of the server."""
+    """Returns the error for a request that is wrong in itself, whatever the state of the server."""
     return ServingError(StatusCode.INVALID_ARGUMENT, message)

@@ -1,14 +1,15 @@
 """TensorFlow Serving's gRPC API: PredictionService and ModelService."""
 
+import inspect
 import itertools
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from typing import Any
 
 import grpc
 import numpy as np
 import tensorflow as tf
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import (
     classification_pb2,
     model_service_pb2_grpc,
@@ -20,15 +21,12 @@ from tfdeit.server.errors import ServingError, invalid
 from tfdeit.server.models import read_examples
 from tfdeit.server.service import Service, aside
 
-# Type -> field of TensorProto. Many clients read these fields, which TensorFlow Serving fills, and not tensor_content.
+TensorProto: Any = type(tf.make_tensor_proto(0))  # TensorFlow documents no public name for it
+# Type -> field of TensorProto. TensorFlow Serving fills these fields, and many clients read no others.
 FIELDS = {
     tf.float32: "float_val",
     tf.float64: "double_val",
-    tf.int8: "int_val",
-    tf.int16: "int_val",
-    tf.int32: "int_val",
-    tf.uint8: "int_val",
-    tf.uint16: "int_val",
+    **dict.fromkeys((tf.int8, tf.int16, tf.int32, tf.uint8, tf.uint16), "int_val"),
     tf.int64: "int64_val",
     tf.uint32: "uint32_val",
     tf.uint64: "uint64_val",
@@ -41,7 +39,7 @@ async def build_grpc(service: Service, host: str, port: int) -> tuple[grpc.aio.S
     """Returns a server that is not yet started, its health service, and the port that it is bound to.
 
     Args:
-        service: what answers.
+        service: answers the requests.
         host: the address to listen on.
         port: the port; 0 for a free one.
 
@@ -53,7 +51,7 @@ async def build_grpc(service: Service, host: str, port: int) -> tuple[grpc.aio.S
         ("grpc.max_receive_message_length", service.limits.max_body),
         ("grpc.max_send_message_length", -1),
     ]
-    # A message is read before it is asked for admission: twice the queue, so that most refusals are the queue's own.
+    # A message is read before it can be admitted. Twice the queue, so that most refusals come from `Service.account`.
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=2 * service.limits.max_queue + 2)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionServicer(service), server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(service), server)
@@ -64,12 +62,13 @@ async def build_grpc(service: Service, host: str, port: int) -> tuple[grpc.aio.S
     try:
         return server, checks, server.add_insecure_port(f"{host}:{port}")
     except RuntimeError as error:
-        message = f"Expected port {port} of {host} to be free for gRPC. {error}: pass another --grpc-port"
-        raise OSError(message) from None
+        raise OSError(
+            f"Expected port {port} of {host} to be free for gRPC. {error}: pass another --grpc-port"
+        ) from None
 
 
 class PredictionServicer(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Predict, Classify and GetModelMetadata. Regress and MultiInference are left to the base class: UNIMPLEMENTED."""
+    """Predict, Classify and GetModelMetadata. The base class refuses Regress and MultiInference: UNIMPLEMENTED."""
 
     def __init__(self, service: Service):
         self._service = service
@@ -84,11 +83,8 @@ class PredictionServicer(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     async def GetModelMetadata(self, request, context):
         """Returns the signatures."""
-
-        async def work():
-            return self._service.metadata(request.model_spec, request.metadata_field)
-
-        return await answer(self._service, "metadata", context, work)
+        spec, fields = request.model_spec, request.metadata_field
+        return await answer(self._service, "metadata", context, lambda: self._service.metadata(spec, fields))
 
     async def _predict(self, request):
         servable = self._service.find(request.model_spec)
@@ -115,45 +111,42 @@ class PredictionServicer(prediction_service_pb2_grpc.PredictionServiceServicer):
         for row in range(len(scores if classes is None else classes)):
             labels = itertools.repeat("") if classes is None else map(bytes.decode, classes[row])
             values = itertools.repeat(0.0) if scores is None else scores[row].tolist()
-            row_of = response.result.classifications.add()
+            classifications = response.result.classifications.add()
             for label, score in zip(labels, values, strict=False):
-                row_of.classes.add(label=label, score=score)
+                classifications.classes.add(label=label, score=score)
         return response
 
 
 class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
-    """GetModelStatus. HandleReloadConfigRequest is left to the base class: UNIMPLEMENTED."""
+    """GetModelStatus. The base class refuses HandleReloadConfigRequest: UNIMPLEMENTED."""
 
     def __init__(self, service: Service):
         self._service = service
 
     async def GetModelStatus(self, request, context):
-        """Returns the state of the versions."""
-
-        async def work():
-            return self._service.status(request.model_spec)
-
-        return await answer(self._service, "status", context, work)
+        """Returns the states of the versions."""
+        return await answer(self._service, "status", context, lambda: self._service.status(request.model_spec))
 
 
-async def answer(service: Service, api: str, context: grpc.aio.ServicerContext, work: Callable[[], Awaitable]):
-    """Returns what `work` returns, or ends the call with the status of its error."""
+async def answer(service: Service, api: str, context: grpc.aio.ServicerContext, work: Callable[[], Any]):
+    """Returns what `work` or the coroutine it makes returns, or aborts the call with the status of its error."""
     if service.draining:
-        await context.abort(grpc.StatusCode.UNAVAILABLE, "the server stops")
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
     try:
         with service.account("gRPC", api, context.peer()):
-            return await work()
+            response = work()
+            return await response if inspect.isawaitable(response) else response
     except ServingError as error:
         await context.abort(error.code, str(error))
 
 
-def read_tensor(name: str, proto: tensor_pb2.TensorProto, limit: int) -> np.ndarray:
-    """Returns the array of a message.
+def read_tensor(name: str, proto: Any, limit: int) -> np.ndarray:
+    """Returns a TensorProto as an array.
 
     Args:
-        name: of the input, for errors.
+        name: of the input, for error messages.
         proto: the message.
-        limit: bytes of the largest array; a message of a few bytes can describe one of any size.
+        limit: of the array in bytes; a message of a few bytes can describe an array of any size.
 
     Raises:
         ServingError: INVALID_ARGUMENT if the message contradicts itself.
@@ -171,12 +164,10 @@ def read_tensor(name: str, proto: tensor_pb2.TensorProto, limit: int) -> np.ndar
         ) from None
 
 
-def write_tensor(value: np.ndarray) -> tensor_pb2.TensorProto:
-    """Returns an array as a message."""
+def write_tensor(value: np.ndarray) -> Any:
+    """Returns an array as a TensorProto."""
     dtype = tf.as_dtype(value.dtype) if value.dtype != object else tf.string
     if dtype not in FIELDS:
         return tf.make_tensor_proto(value)
     shape = tf.TensorShape(value.shape).as_proto()
-    return tensor_pb2.TensorProto(
-        dtype=dtype.as_datatype_enum, tensor_shape=shape, **{FIELDS[dtype]: value.ravel().tolist()}
-    )
+    return TensorProto(dtype=dtype.as_datatype_enum, tensor_shape=shape, **{FIELDS[dtype]: value.ravel().tolist()})

@@ -1,6 +1,6 @@
 """Tensors and tf.Examples as JSON: the bodies of TensorFlow Serving's REST API.
 
-Source: tensorflow.org/tfx/serving/api_rest, and for what it leaves open, tensorflow_serving/util/json_tensor.cc.
+Sources: tensorflow.org/tfx/serving/api_rest, and tensorflow_serving/util/json_tensor.cc for what it leaves open.
 """
 
 import base64
@@ -16,37 +16,34 @@ from tfdeit.server.errors import ServingError, invalid
 from tfdeit.server.models import Signature, TensorSpec
 
 INTEGERS = {tf.int8, tf.int16, tf.int32, tf.int64, tf.uint8, tf.uint16, tf.uint32, tf.uint64}
-# Type -> the largest integer that it holds exactly.
+# Type -> the integer up to which it holds all integers exactly.
 FLOATS = {tf.float16: 2**11, tf.bfloat16: 2**8, tf.float32: 2**24, tf.float64: 2**53}
 
 
-def parse(body: bytes) -> dict:
-    """Reads the body of a request: an object. NaN, Infinity and -Infinity are numbers here.
+def parse(body: bytes) -> tuple[dict, str]:
+    """Returns the JSON object in the body of a request, and the name of its signature, empty for the default one.
+
+    NaN, Infinity and -Infinity count as numbers.
 
     Raises:
-        ServingError: INVALID_ARGUMENT.
+        ServingError: INVALID_ARGUMENT if it is no such object.
     """
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise invalid(f"Expected JSON. Received {len(body)} bytes that are none: {error}") from None
+        raise invalid(f"Expected JSON. Received {len(body)} bytes that are not: {error}") from None
     if not isinstance(document, dict):
         raise invalid(f"Expected a JSON object. Received: {preview(document)}")
-    return document
-
-
-def signature_name(document: dict) -> str:
-    """Returns the name of the signature that a request is for, empty for the default one."""
     name = document.get("signature_name", "")
     if not isinstance(name, str):
         raise invalid(f"Expected signature_name to be a string. Received: {preview(name)}")
-    return name
+    return document, name
 
 
 def read_predict(document: dict, signature: Signature) -> tuple[dict[str, np.ndarray], bool]:
-    """Returns the inputs of a predict request, and whether they came as rows ("instances") or as columns ("inputs")."""
+    """Returns the inputs of a predict request, and whether it has them by row ("instances") or by column ("inputs")."""
     if ("instances" in document) == ("inputs" in document):
-        raise invalid(f"Expected one of the keys 'instances' and 'inputs'. Received: {preview(sorted(document))}")
+        raise invalid(f"Expected either 'instances' or 'inputs'. Received: {preview(sorted(document))}")
     by_row = "instances" in document
     columns = read_rows(document["instances"], signature) if by_row else document["inputs"]
     if not is_object(columns):
@@ -60,14 +57,14 @@ def read_predict(document: dict, signature: Signature) -> tuple[dict[str, np.nda
 def read_rows(rows, signature: Signature) -> dict[str, list]:
     """Returns the column of each input."""
     if not isinstance(rows, list) or not rows:
-        raise invalid(f"Expected 'instances' to be a list of at least one. Received: {preview(rows)}")
+        raise invalid(f"Expected 'instances' to be a list of at least one row. Received: {preview(rows)}")
     if not is_object(rows[0]):
         rows = [None if is_object(row) else {only_input(signature): row} for row in rows]
     for number, row in enumerate(rows):
         if not is_object(row) or row.keys() != signature.inputs.keys():
             raise invalid(
-                f"Expected each of 'instances' to be an object with the keys {list(signature.inputs)}, or each the "
-                f"value of the only input. Received as number {number}: {preview(row)}"
+                f"Expected each of 'instances' to be an object with the keys {list(signature.inputs)}, or, with a "
+                f"single input, the value itself. Received at index {number}: {preview(row)}"
             )
     return {name: [row[name] for row in rows] for name in signature.inputs}
 
@@ -80,15 +77,18 @@ def only_input(signature: Signature) -> str:
 
 
 def to_array(name: str, value, spec: TensorSpec) -> np.ndarray:
-    """Converts nested lists, whose leaves must be of the type of the input without loss.
+    """Converts nested lists to an array, without loss.
 
     Args:
-        name: of the input, for errors.
-        value: a value or nested lists.
+        name: of the input, for error messages.
+        value: a value or nested lists of values.
         spec: of the input.
 
     Returns:
-        An array of the nesting's shape; strings as an object array of bytes.
+        An array with the shape of the nesting; of strings, an object array of bytes.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT if the lists are ragged, or the input's type cannot hold a value.
     """
     shape: list = []
     leaves = [value]
@@ -128,7 +128,7 @@ JSON_TYPES = {
 
 
 def to_floats(leaves: list, dtype: tf.DType, integers: bool) -> np.ndarray:
-    """Converts numbers; what does not fit is an error, not infinity."""
+    """Converts numbers to floats; a number that does not fit is an error, not infinity."""
     if integers:
         for leaf in leaves:
             if type(leaf) is int and abs(leaf) > FLOATS[dtype]:
@@ -140,7 +140,7 @@ def to_floats(leaves: list, dtype: tf.DType, integers: bool) -> np.ndarray:
 
 
 def to_bytes(value) -> bytes:
-    """Returns what a string, or an object {"b64": ...}, stands for."""
+    """Returns the bytes that a string, or an object {"b64": ...}, stands for."""
     if isinstance(value, str):
         return value.encode()
     if not is_base64(value):
@@ -153,7 +153,7 @@ def to_bytes(value) -> bytes:
 
 
 def is_base64(value) -> bool:
-    """Whether a value is an object with only a string as "b64"."""
+    """Whether a value is an object {"b64": string}."""
     return isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str)
 
 
@@ -163,16 +163,16 @@ def is_object(value) -> bool:
 
 
 def read_examples(document: dict) -> list[bytes]:
-    """Returns the serialized tf.Examples of a classify request, the context merged into each."""
+    """Returns the serialized tf.Examples of a classify request, with the context merged into each."""
     examples = document.get("examples")
     if not isinstance(examples, list) or not examples:
-        raise invalid(f"Expected 'examples' to be a list of at least one. Received: {preview(examples)}")
+        raise invalid(f"Expected 'examples' to be a list of at least one example. Received: {preview(examples)}")
     context = to_example(document.get("context", {}))
-    return [context + to_example(example) for example in examples]  # protocol buffers merge when they are concatenated
+    return [context + to_example(example) for example in examples]  # concatenated messages are merged
 
 
 def to_example(features) -> bytes:
-    """Serializes a tf.Example of an object: feature -> value or list of values."""
+    """Serializes an object, feature -> value or list of values, as a tf.Example."""
     if not isinstance(features, dict):
         raise invalid(f"Expected an example to be an object. Received: {preview(features)}")
     example = tf.train.Example()
@@ -195,7 +195,7 @@ def to_example(features) -> bytes:
 
 
 def write_predict(outputs: Mapping[str, np.ndarray], by_row: bool) -> bytes:
-    """Writes the answer to a predict request; a single output goes without its name."""
+    """Writes the answer to a predict request; the name of a single output is omitted."""
     if not by_row:
         values = {name: to_json(name, value) for name, value in outputs.items()}
         return dump({"outputs": values if len(values) != 1 else next(iter(values.values()))})
@@ -203,8 +203,8 @@ def write_predict(outputs: Mapping[str, np.ndarray], by_row: bool) -> bytes:
     if len(sizes) > 1 or () in sizes:
         shapes = {name: value.shape for name, value in outputs.items()}
         raise invalid(
-            f"Expected outputs with one row for each instance. Received the shapes {shapes}: ask with 'inputs' instead "
-            "of 'instances'"
+            f"Expected outputs with one row for each instance. Received: shapes {shapes}. Send 'inputs' instead of "
+            "'instances'"
         )
     columns = [to_json(name, value) for name, value in outputs.items()]
     if len(columns) == 1:
@@ -213,7 +213,7 @@ def write_predict(outputs: Mapping[str, np.ndarray], by_row: bool) -> bytes:
 
 
 def write_classify(classes: np.ndarray | None, scores: np.ndarray | None) -> bytes:
-    """Writes the answer to a classify request, of (B, K) labels and (B, K) scores, either of which can be missing."""
+    """Writes the answer to a classify request: (B, K) labels and (B, K) scores, either of which can be missing."""
     shape = next(array.shape for array in (classes, scores) if array is not None)
     labels = np.full(shape, b"", object) if classes is None else classes
     scores = np.zeros(shape, "float32") if scores is None else scores
@@ -222,7 +222,7 @@ def write_classify(classes: np.ndarray | None, scores: np.ndarray | None) -> byt
 
 
 def to_json(name: str, value: np.ndarray):
-    """Returns nested lists for an output; strings as base64 objects if the name ends in _bytes.
+    """Returns an output as nested lists, with strings as base64 objects if its name ends in _bytes.
 
     Raises:
         ServingError: INTERNAL if a string is not UTF-8.
@@ -234,11 +234,11 @@ def to_json(name: str, value: np.ndarray):
         except UnicodeDecodeError as error:
             raise ServingError(
                 StatusCode.INTERNAL,
-                f"Expected output {name!r} to be UTF-8. Received: {error}. Ask by gRPC, or give it a name in _bytes.",
+                f"Expected output {name!r} to be UTF-8. Received: {error}. Use gRPC, or a name that ends in _bytes",
             ) from None
         return flat.tolist() if isinstance(flat, np.ndarray) else flat
     if value.dtype.kind == "f" or value.dtype == tf.bfloat16.as_numpy_dtype:
-        # The fewest digits that give the same float32: 0.1, not 0.10000000149011612.
+        # The fewest digits that identify the float32: 0.1, not 0.10000000149011612.
         exact = value if value.dtype.itemsize == 8 else value.astype("float32").astype("U").astype("float64")
         return exact.tolist()
     return value.tolist()
@@ -255,7 +255,7 @@ def dump(document) -> bytes:
 
 
 def preview(value, length: int = 100) -> str:
-    """Returns the start of a value as text, for errors."""
+    """Returns the start of a value as text, for error messages."""
     if isinstance(value, (list, dict)) and len(value) > 8:
         value = dict(itertools.islice(value.items(), 8)) if isinstance(value, dict) else value[:8]
     text = str(sorted(value, key=str)) if isinstance(value, (set, frozenset)) else repr(value)

@@ -1,4 +1,4 @@
-"""What the server counts, in Prometheus' text format."""
+"""The server's metrics, in Prometheus' text format."""
 
 from collections.abc import Callable
 
@@ -8,11 +8,11 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 
 
 class Metrics:
-    """The counters of one server.
+    """The metrics of one server.
 
     Args:
-        in_flight: gives the number of requests accepted and not yet answered.
-        waiting: gives the number of requests that wait for a batch.
+        in_flight: returns the number of requests accepted and not yet answered.
+        waiting: returns the number of requests that wait for a batch.
     """
 
     def __init__(self, in_flight: Callable[[], int], waiting: Callable[[], int]):
@@ -20,18 +20,14 @@ class Metrics:
         request = ("entrypoint", "api")
         self.requests = Counter("tfdeit_requests", "Requests answered", (*request, "status"), registry=registry)
         self.seconds = Histogram(
-            "tfdeit_request_seconds",
-            "From the request's header to its answer",
-            request,
-            buckets=SECONDS,
-            registry=registry,
+            "tfdeit_request_seconds", "Time to answer a request", request, buckets=SECONDS, registry=registry
         )
         self.batch_rows = Histogram(
-            "tfdeit_batch_rows", "Rows of an execution", buckets=[2**i for i in range(11)], registry=registry
+            "tfdeit_batch_rows", "Rows executed together", buckets=[2**i for i in range(11)], registry=registry
         )
-        Gauge("tfdeit_requests_in_flight", "Accepted, not answered", registry=registry).set_function(in_flight)
+        Gauge("tfdeit_requests_in_flight", "Requests not yet answered", registry=registry).set_function(in_flight)
         Gauge("tfdeit_queue_depth", "Requests that wait for a batch", registry=registry).set_function(waiting)
 
     def page(self) -> bytes:
-        """Returns all of it as text."""
+        """Returns all metrics as text."""
         return generate_latest(self.registry)

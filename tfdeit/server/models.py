@@ -1,4 +1,4 @@
-"""SavedModels of one base directory: found, loaded and called as TensorFlow Serving does it."""
+"""SavedModels in one base directory: found, loaded and called the way TensorFlow Serving does."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -22,8 +22,8 @@ class TensorSpec:
 
     Args:
         name: of the tensor in the graph.
-        dtype: its type.
-        shape: its dimensions, None for a free one; None if even their number is free.
+        dtype: of its elements.
+        shape: its dimensions, None for a free one; None if their number is free, too.
     """
 
     name: str
@@ -52,11 +52,17 @@ class TensorSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Signature:
-    """A function of the graph, by the names that clients use."""
+    """A function of the graph; its name, inputs and outputs are what clients call them."""
 
     name: str
     inputs: Mapping[str, TensorSpec]
     outputs: Mapping[str, TensorSpec]
+
+    @classmethod
+    def from_def(cls, name: str, definition) -> "Signature":
+        """Reads a SignatureDef."""
+        infos = (sorted(side.items()) for side in (definition.inputs, definition.outputs))
+        return cls(name, *({key: TensorSpec.from_info(info) for key, info in side} for side in infos))
 
     @property
     def batched(self) -> bool:
@@ -64,7 +70,7 @@ class Signature:
         return all(spec.batched for spec in (*self.inputs.values(), *self.outputs.values()))
 
     def check(self, inputs: Mapping[str, np.ndarray]):
-        """Raises INVALID_ARGUMENT unless the arrays are what the signature takes."""
+        """Raises INVALID_ARGUMENT unless the names, types and shapes of arrays are those of the inputs."""
         if inputs.keys() != self.inputs.keys():
             raise invalid(
                 f"Expected the inputs {sorted(self.inputs)} of signature {self.name!r}. Received: {sorted(inputs)}"
@@ -74,14 +80,14 @@ class Signature:
             if tf.as_dtype(value.dtype) != spec.dtype:
                 raise invalid(f"Expected input {name!r} to be {spec}. Received: {value.dtype}")
             if not spec.allows(value.shape):
-                raise invalid(f"Expected input {name!r} to be {spec}. Received the shape {value.shape}")
+                raise invalid(f"Expected input {name!r} to be {spec}. Received: shape {value.shape}")
 
 
 class Servable:
-    """One version of a SavedModel, in a session with the tag `serve`, which is TensorFlow Serving's way in.
+    """One version of a SavedModel, in a session with the tag `serve`, as TensorFlow Serving loads it.
 
     Args:
-        directory: the one that holds saved_model.pb.
+        directory: the directory with saved_model.pb.
         version: its number.
 
     Raises:
@@ -96,25 +102,22 @@ class Servable:
             meta_graph = tf.compat.v1.saved_model.load(self.session, [tf.saved_model.SERVING], str(directory))
         self.signature_defs = dict(meta_graph.signature_def)
         self.signatures = {
-            name: Signature(
-                name, *({k: TensorSpec.from_info(v) for k, v in sorted(m.items())} for m in (d.inputs, d.outputs))
-            )
-            for name, d in sorted(self.signature_defs.items())
-            if d.inputs and all(info.name for m in (d.inputs, d.outputs) for info in m.values())  # none are sparse
+            name: Signature.from_def(name, definition)
+            for name, definition in sorted(self.signature_defs.items())
+            # Only dense tensors have a name.
+            if definition.inputs and all(i.name for i in (*definition.inputs.values(), *definition.outputs.values()))
         }
         self._warm_up(directory / WARMUP_RECORDS)
 
     def find_signature(self, name: str) -> Signature:
-        """Returns a signature; an empty name stands for the default one."""
-        try:
-            return self.signatures[name or DEFAULT_SIGNATURE]
-        except KeyError:
-            raise invalid(
-                f"Expected one of the signatures {sorted(self.signatures)}. Received: {name or DEFAULT_SIGNATURE!r}"
-            ) from None
+        """Returns a signature by name; an empty name means the default one."""
+        name = name or DEFAULT_SIGNATURE
+        if name not in self.signatures:
+            raise invalid(f"Expected one of the signatures {sorted(self.signatures)}. Received: {name!r}")
+        return self.signatures[name]
 
     def run(self, signature: Signature, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Returns all outputs by name; strings are object arrays of bytes. Safe in threads."""
+        """Returns all outputs by name, with strings as object arrays of bytes. Thread-safe."""
         fetches = {name: spec.name for name, spec in signature.outputs.items()}
         outputs = self.session.run(fetches, {signature.inputs[name].name: value for name, value in inputs.items()})
         # A string of rank 0 arrives as bytes.
@@ -141,7 +144,7 @@ class Servable:
 
 
 def read_examples(message: input_pb2.Input) -> list[bytes]:
-    """Returns the serialized tf.Examples of an Input, the context merged into each."""
+    """Returns the serialized tf.Examples of an Input, with the context merged into each."""
     if message.WhichOneof("kind") == "example_list_with_context":
         context = message.example_list_with_context.context.SerializeToString()
         return [context + example.SerializeToString() for example in message.example_list_with_context.examples]
@@ -150,20 +153,20 @@ def read_examples(message: input_pb2.Input) -> list[bytes]:
 
 @dataclasses.dataclass(frozen=True)
 class VersionState:
-    """What became of a version: `state` as TensorFlow Serving calls it, and the error if it failed."""
+    """The state of a version, in TensorFlow Serving's terms, and the error if it could not be loaded."""
 
     state: str
     error: str = ""
 
 
 class Model:
-    """The versions of a base directory: the latest, which follows the directory, and those that have a label.
+    """The versions of a model that are served: the latest one in its base directory, and those with a label.
 
     Args:
         name: what clients call it.
-        directory: the base directory, whose numeric children are the versions.
+        directory: the base directory.
         labels: label -> version.
-        report: takes a line for the log.
+        report: called with each line for the log.
     """
 
     def __init__(self, name: str, directory: str | Path, labels: Mapping[str, int], report: Callable[[str], None]):
@@ -175,12 +178,12 @@ class Model:
         self._report = report
 
     def refresh(self):
-        """Loads what is wanted, and drops what is not as soon as all that is wanted is there. Blocks.
+        """Loads the versions to be served, and drops all others once those are loaded. Blocks.
 
-        A version that cannot be loaded is reported, and tried again the next time: it may still be being written.
+        A version that cannot be loaded is reported, and tried again the next time, as it may not be complete yet.
 
         Raises:
-            ValueError: if nothing is loaded, as at the start.
+            ValueError: if there are no versions in the directory.
         """
         wanted = {*find_versions(self.directory)[-1:], *self.labels.values()}
         for version in sorted(wanted - self._servables.keys()):
@@ -188,8 +191,8 @@ class Model:
         if wanted <= self._servables.keys():
             for version in self._servables.keys() - wanted:
                 self.states[version] = VersionState("END")
-                self._report(f"version {version} is unloaded")
-            # A new dict, as other threads read the old one. A session closes after the last request that holds it.
+                self._report(f"version {version} unloaded")
+            # A new dict, as other threads read the old one. A session closes after the last request that uses it.
             self._servables = {version: self._servables[version] for version in wanted}
 
     def _load(self, version: int):
@@ -197,20 +200,20 @@ class Model:
         self.states[version] = VersionState("LOADING")
         try:
             servable = Servable(find_version(self.directory, version), version)
-        except Exception as error:  # whatever is in the directory: this version's fault, the others go on
+        except Exception as error:  # anything may be in the directory; other versions stay available
             self.states[version] = VersionState("END", str(error))
             if self.states[version] != before:
                 self._report(f"version {version} cannot be loaded: {error}")
             return
         self._servables = {**self._servables, version: servable}
         self.states[version] = VersionState("AVAILABLE")
-        self._report(f"version {version} is loaded: {', '.join(servable.signatures)}")
+        self._report(f"version {version} loaded: {', '.join(servable.signatures)}")
 
     def find(self, version: int | None = None, label: str = "") -> Servable:
-        """Returns a version: by number, by label, or the latest.
+        """Returns a version by number or by label, or the latest.
 
         Raises:
-            ServingError: NOT_FOUND; FAILED_PRECONDITION for an unknown label, as in TensorFlow Serving.
+            ServingError: NOT_FOUND; for an unknown label FAILED_PRECONDITION, as in TensorFlow Serving.
         """
         servables = self._servables
         if label:

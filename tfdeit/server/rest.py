@@ -22,8 +22,8 @@ from tfdeit.server.service import Service, aside
 
 TARGET = r"(?i:/v1/models)/([^/:]+)(?:(?i:/versions)/(\d+)|(?i:/labels)/([^/:]+))?"
 CALL = re.compile(TARGET + r":((?i:predict|classify|regress))")
-QUESTION = re.compile(TARGET + r"((?i:/metadata)?)")
-BODY_TIMEOUT = 60.0  # seconds in which a body must arrive
+QUESTION = re.compile(TARGET + r"(?:/((?i:metadata)))?")
+BODY_TIMEOUT = 60.0  # seconds for a body to arrive
 
 
 def build_app(service: Service) -> web.Application:
@@ -41,7 +41,7 @@ def build_app(service: Service) -> web.Application:
 
     @web.middleware
     async def as_json(request, handler):
-        """Answers errors as TensorFlow Serving does; asks clients to leave when the server is about to."""
+        """Returns errors as TensorFlow Serving does; makes clients disconnect while the server is stopping."""
         try:
             response = await handler(request)
         except ServingError as error:
@@ -61,24 +61,25 @@ def build_app(service: Service) -> web.Application:
 
 
 async def answer(service: Service, request: web.Request) -> web.Response:
-    """Answers a request for the model."""
+    """Answers a request to the model."""
     path = request.rel_url.raw_path
-    call = CALL.fullmatch(path) if request.method == "POST" else None
-    question = QUESTION.fullmatch(path) if request.method == "GET" else None
-    api = call[4].lower() if call else "malformed" if not question else "metadata" if question[4] else "status"
+    pattern = {"GET": QUESTION, "POST": CALL}.get(request.method)
+    match = pattern and pattern.fullmatch(path)
+    api = (match[4] or "status").lower() if match else "malformed"
     with service.account("REST", api, request.remote or "-"):
-        if question:
-            reply = metadata if question[4] else status
-            return json_response(json_tensors.dump(reply(service, model_spec(question))))
-        if not call:
+        if not match:
             raise invalid(
-                f"Expected GET /v1/models/M[/metadata] or POST /v1/models/M:predict or :classify, where M can be "
-                f"followed by /versions/N or /labels/L. Received: {request.method} {path}"
+                "Expected GET /v1/models/M[/metadata], or POST /v1/models/M:predict or M:classify, where M is a model "
+                f"name, optionally with /versions/N or /labels/L. Received: {request.method} {path}"
             )
         if api == "regress":
             raise ServingError(StatusCode.UNIMPLEMENTED, "Expected :predict or :classify. Received: :regress")
-        body = await read_body(request, service.limits.max_body)
-        return json_response(await CALLS[api](service, model_spec(call), body))
+        if api in CALLS:
+            body = await read_body(request, service.limits.max_body)
+            return json_response(await CALLS[api](service, model_spec(match), body))
+        spec = model_spec(match)
+        reply = metadata(service, spec) if api == "metadata" else as_dict(service.status(spec))
+        return json_response(json_tensors.dump(reply))
 
 
 async def predict(service: Service, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
@@ -86,8 +87,8 @@ async def predict(service: Service, spec: model_pb2.ModelSpec, body: bytes) -> b
     servable = service.find(spec)
 
     def read():
-        document = json_tensors.parse(body)
-        signature = servable.find_signature(json_tensors.signature_name(document))
+        document, name = json_tensors.parse(body)
+        signature = servable.find_signature(name)
         return signature, *json_tensors.read_predict(document, signature)
 
     signature, inputs, by_row = await aside(len(body), read)
@@ -101,8 +102,7 @@ async def classify(service: Service, spec: model_pb2.ModelSpec, body: bytes) -> 
     servable = service.find(spec)
 
     def read():
-        document = json_tensors.parse(body)
-        name = json_tensors.signature_name(document)
+        document, name = json_tensors.parse(body)
         return servable.find_signature(name), json_tensors.read_examples(document)
 
     signature, examples = await aside(len(body), read)
@@ -115,11 +115,6 @@ CALLS: dict[str, Callable[[Service, model_pb2.ModelSpec, bytes], Awaitable[bytes
 }
 
 
-def status(service: Service, spec: model_pb2.ModelSpec) -> dict:
-    """Returns the answer to GET /v1/models/M."""
-    return as_dict(service.status(spec))
-
-
 def metadata(service: Service, spec: model_pb2.ModelSpec) -> dict:
     """Returns the answer to GET /v1/models/M/metadata."""
     response = service.metadata(spec, ["signature_def"])
@@ -129,7 +124,7 @@ def metadata(service: Service, spec: model_pb2.ModelSpec) -> dict:
 
 
 def as_dict(message) -> dict:
-    """Returns a message as TensorFlow Serving writes it: names of the .proto file, defaults too."""
+    """Returns a message as TensorFlow Serving writes it: with the names in the .proto file, and with defaults."""
     return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
@@ -138,10 +133,9 @@ def model_spec(match: re.Match) -> model_pb2.ModelSpec:
     name, version, label = match.group(1, 2, 3)
     spec = model_pb2.ModelSpec(name=unquote(name))
     if version:
-        version = version.lstrip("0") or "0"  # of zeros there may be any number
-    if version and int(version[:20]) >= 2**63:
-        raise invalid(f"Expected a version below 2^63. Received: {version}")
-    if version:
+        version = version.lstrip("0") or "0"  # any number of leading zeros is allowed
+        if int(version[:20]) >= 2**63:
+            raise invalid(f"Expected a version below 2^63. Received: {version}")
         spec.version.value = int(version)
     elif label:
         spec.version_label = unquote(label)
@@ -159,22 +153,22 @@ async def read_body(request: web.Request, limit: int) -> bytes:
             raise web.HTTPRequestEntityTooLarge(limit)
         return await asyncio.wait_for(request.read(), BODY_TIMEOUT)
     except web.HTTPRequestEntityTooLarge:
-        message = f"Expected a body of at most {limit} bytes. Received a larger one"
+        message = f"Expected a body of at most {limit} bytes. Received: a larger one"
         raise ServingError(StatusCode.RESOURCE_EXHAUSTED, message, 413) from None
     except asyncio.TimeoutError:
-        message = f"Expected the body within {BODY_TIMEOUT:.0f} s"
+        message = f"Expected the body within {BODY_TIMEOUT:.0f} s. Received: an incomplete one"
         raise ServingError(StatusCode.DEADLINE_EXCEEDED, message, 408) from None
     except web.RequestPayloadError as error:
         raise invalid(f"Expected a complete body, encoded as its header says. Received: {error}") from None
 
 
 def json_response(body: bytes, status: int = 200) -> web.Response:
-    """Returns a response that holds JSON."""
+    """Returns a response of type JSON."""
     return web.Response(body=body, status=status, content_type="application/json")
 
 
 def load_page(model_name: str) -> tuple[bytes, dict[str, str]]:
-    """Returns the web page, and headers that let a browser run its own script and style and nothing else."""
+    """Returns the web page, and headers that allow its own script and style and nothing else."""
     text = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     sources = {}
     for tag in ("script", "style"):

@@ -1,4 +1,4 @@
-"""The life of the server: start, follow the directory, drain, stop."""
+"""The life cycle of the server: start, look for new versions, drain, stop."""
 
 import asyncio
 import contextlib
@@ -13,18 +13,18 @@ from collections.abc import Callable, Mapping
 
 from aiohttp import web
 
+from tfdeit.presentation.terminal import counted, note
 from tfdeit.server.grpc_front import build_grpc
 from tfdeit.server.models import Model
 from tfdeit.server.rest import build_app
 from tfdeit.server.service import Limits, Service, logger
-from tfdeit.terminal import note
 
-QUIET = 1.0  # seconds without a request after which a draining server is done: clients on busy machines are slow
+QUIET = 1.0  # seconds without a request before a draining server closes: clients on busy machines are slow
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What the command line says.
+    """The options of the command line.
 
     Args:
         directory: the base directory of a model.
@@ -33,8 +33,8 @@ class Options:
         host: the address to listen on.
         port: of REST and the web page; 0 for a free one.
         grpc_port: of gRPC; 0 for a free one.
-        poll: seconds between looks for a new version.
-        grace: seconds that accepted requests have to finish after a signal.
+        poll: seconds between checks for a new version.
+        grace: seconds for accepted requests to finish after a signal.
     """
 
     directory: str
@@ -51,8 +51,8 @@ class Server:
     """Both front ends and the model, for use in an event loop.
 
     Args:
-        options: where to listen, what to serve.
-        limits: what is refused.
+        options: where to listen, and what to serve.
+        limits: of requests.
     """
 
     def __init__(self, options: Options, limits: Limits):
@@ -75,13 +75,12 @@ class Server:
             await asyncio.to_thread(self.model.refresh)
             failed = [f"version {number}: {state.error}" for number, state in self.model.states.items() if state.error]
             if failed:
-                raise ValueError(f"Expected SavedModels that can be loaded. Received {'; '.join(failed)}")
+                raise ValueError(f"Expected SavedModels that can be loaded. Received: {'; '.join(failed)}")
             on_failure.pop_all()
-        # A handler is cancelled when its client leaves, and so is its place in a batch.
-        # `stop` waits before it closes: closing need not.
-        self._rest = web.AppRunner(
-            build_app(self.service), access_log=None, handler_cancellation=True, shutdown_timeout=0.1
-        )
+        # A handler whose client disconnects is cancelled, and so is its place in a batch. Closing need not wait long:
+        # `stop` has waited before.
+        app = build_app(self.service)
+        self._rest = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         await self._rest.setup()
         self._site = web.SockSite(self._rest, listener)
         await self._site.start()
@@ -92,24 +91,25 @@ class Server:
         self.grpc_address = f"{address}:{self.grpc_port}"
 
     async def stop(self):
-        """Refuses what is new, answers what was accepted, and closes."""
+        """Refuses new requests, answers those that were accepted, and closes."""
         self.service.draining = True
         self._watch.cancel()
         await self._health.enter_graceful_shutdown()
         await self._site.stop()
-        with contextlib.suppress(asyncio.TimeoutError):  # then the rest is dropped, and the log says how much
+        with contextlib.suppress(asyncio.TimeoutError):  # then the rest is dropped, which is logged
             await asyncio.wait_for(self._drained(), self.options.grace)
         if self.service.in_flight:
-            logger.warning("%d requests are dropped after %s s", self.service.in_flight, self.options.grace)
-        # Not before: gRPC cancels calls that have arrived and were not given to Python yet.
+            dropped = counted(self.service.in_flight, "request")
+            logger.warning("%s dropped after %s s", dropped, self.options.grace)
+        # Not earlier: gRPC cancels calls that have arrived but have not reached Python yet.
         await self._grpc.stop(None)
         await self._rest.cleanup()
-        await asyncio.to_thread(self.service.batcher.close)  # meanwhile, a second signal is heard
+        await asyncio.to_thread(self.service.batcher.close)  # in a thread, so that a second signal is handled
 
     async def _drained(self):
         """Waits until there has been no request for a while.
 
-        Connections that are open can still bring requests. They are answered, and their clients told to leave.
+        Requests can still arrive on open connections. They are answered, with a request to disconnect.
         """
         quiet = 0
         while quiet < 4:
@@ -117,20 +117,20 @@ class Server:
             quiet = 0 if self.service.in_flight else quiet + 1
 
     async def _follow(self):
-        """Looks for new versions."""
+        """Loads new versions as they appear."""
         while True:
             await asyncio.sleep(self.options.poll)
             try:
                 await asyncio.to_thread(self.model.refresh)
             except (OSError, ValueError) as error:
-                logger.warning("still serving what is loaded: %s", error)
+                logger.warning("still serving the versions that are loaded: %s", error)
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Returns a socket that is bound and does not listen yet.
+    """Returns a socket that is bound but does not listen yet.
 
     Raises:
-        OSError: if the address is in use, or none of this machine.
+        OSError: if the address is in use, or not an address of this machine.
     """
     listener = None
     try:
@@ -150,12 +150,12 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 async def serve(options: Options, limits: Limits, announce: Callable[[Server], None]):
-    """Serves until SIGTERM or SIGINT, then finishes what was accepted; a second signal ends the process at once.
+    """Serves until SIGTERM or SIGINT, then answers the requests accepted so far; a second signal exits at once.
 
     Args:
-        options: where to listen, what to serve.
-        limits: what is refused.
-        announce: called when the server listens.
+        options: where to listen, and what to serve.
+        limits: of requests.
+        announce: called once the server is listening.
 
     Raises:
         OSError, ValueError: if it cannot start.
@@ -165,7 +165,7 @@ async def serve(options: Options, limits: Limits, announce: Callable[[Server], N
     def on_signal(number):
         if stopping.is_set():
             os._exit(128 + number)
-        note("stopping: finishing what was accepted; a second signal ends at once")
+        note("stopping: finishing accepted requests; send the signal again to exit at once")
         stopping.set()
 
     loop = asyncio.get_running_loop()
@@ -176,11 +176,11 @@ async def serve(options: Options, limits: Limits, announce: Callable[[Server], N
     announce(server)
     await stopping.wait()
     await server.stop()
-    note(f"stopped; {server.service.answered} requests were answered")
+    note(f"stopped; answered {counted(server.service.answered, 'request')}")
 
 
 def log_to_stderr(level: int):
-    """Sends the log to stderr, from a level on; at logging.INFO, requests have a line each."""
+    """Sends log records of at least a level to stderr; logging.INFO has one line per request."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger.addHandler(handler)

@@ -1,4 +1,4 @@
-"""What both front ends share: admission, limits, execution, and an account of every request."""
+"""What both front ends share: admission, limits and execution of requests, with a log and metrics."""
 
 import asyncio
 import contextlib
@@ -20,15 +20,15 @@ from tfdeit.server.models import Model, Servable, Signature
 
 logger = logging.getLogger("tfdeit.server")
 
-LARGE = 2**16
+LARGE = 2**16  # bytes or elements
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What one client can ask of the server, and all of them together.
+    """Limits of a single request, and of all of them together.
 
     Args:
-        max_batch_size: rows that are executed together.
+        max_batch_size: rows executed together.
         batch_timeout: seconds that a request waits for others.
         workers: batches executed at the same time.
         max_queue: requests accepted and not yet answered; more are refused.
@@ -45,11 +45,11 @@ class Limits:
 
 
 class Service:
-    """Answers requests for one model. All methods belong to one event loop, except where they say so.
+    """Answers requests to one model. All methods are called in the same event loop.
 
     Args:
         model: the model, loaded.
-        limits: what is refused.
+        limits: of requests.
     """
 
     def __init__(self, model: Model, limits: Limits):
@@ -65,15 +65,15 @@ class Service:
 
     @contextlib.contextmanager
     def account(self, entrypoint: str, api: str, client: str) -> Iterator[None]:
-        """Admits a request, counts it, logs it, and turns whatever goes wrong with it into a ServingError.
+        """Admits a request, counts and logs it, and turns any exception into a ServingError.
 
         Args:
             entrypoint: REST or gRPC.
             api: the method, such as predict.
-            client: the address.
+            client: its address.
 
         Raises:
-            ServingError: UNAVAILABLE if too many are in flight, TensorFlow Serving's code for it; or what went wrong.
+            ServingError: UNAVAILABLE, as in TensorFlow Serving, if too many requests are in flight; or what went wrong.
         """
         start, code, reason = time.perf_counter(), StatusCode.OK, ""
         self.in_flight += 1
@@ -87,8 +87,8 @@ class Service:
         except Exception as error:
             failure = as_serving_error(error)
             code, reason = failure.code, f": {failure}"
-            raise failure from None  # if it is unexpected, the log has its traceback
-        except BaseException:  # the client has left
+            raise failure from None  # the traceback of an unexpected one is logged
+        except BaseException:  # the client has disconnected
             code = StatusCode.CANCELLED
             raise
         finally:
@@ -100,10 +100,10 @@ class Service:
             logger.info("%s %s %s %s %.1f ms%s", client, entrypoint, api, code.name, 1000 * seconds, printable(reason))
 
     def find(self, spec: model_pb2.ModelSpec) -> Servable:
-        """Returns the version that a request is for.
+        """Returns the version that a request asks for.
 
         Raises:
-            ServingError: NOT_FOUND.
+            ServingError: NOT_FOUND, or FAILED_PRECONDITION for an unknown label.
         """
         if spec.name != self.model.name:
             raise ServingError(StatusCode.NOT_FOUND, f"Expected the model {self.model.name!r}. Received: {spec.name!r}")
@@ -114,21 +114,21 @@ class Service:
     async def predict(
         self, servable: Servable, signature: Signature, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] = ()
     ) -> Arrays:
-        """Returns the outputs of a signature, or some of them.
+        """Runs a signature, and returns its outputs or some of them.
 
         Args:
             servable: the version.
             signature: one of its signatures.
             inputs: by name; strings as object arrays of bytes.
-            outputs: names of those wanted; none stands for all.
+            outputs: names of the outputs to return; all if empty.
 
         Raises:
-            ServingError: INVALID_ARGUMENT if they do not fit.
+            ServingError: INVALID_ARGUMENT if inputs or outputs do not match the signature.
             tf.errors.OpError: if the execution fails.
         """
         signature.check(inputs)
         if len(set(outputs)) < len(outputs) or not signature.outputs.keys() >= set(outputs):
-            raise invalid(f"Expected distinct outputs of {sorted(signature.outputs)}. Received: {list(outputs)}")
+            raise invalid(f"Expected distinct names of {sorted(signature.outputs)}. Received: {list(outputs)}")
         sizes = {value.shape[:1] for value in inputs.values()}
         rows = max((size[0] for size in sizes if size), default=1)
         if rows > self.limits.max_instances:
@@ -142,11 +142,11 @@ class Service:
     async def classify(
         self, servable: Servable, signature: Signature, examples: Sequence[bytes]
     ) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Returns the (B, K) labels, bytes, and the (B, K) scores, float32, of serialized tf.Examples; one can be None.
+        """Classifies serialized tf.Examples; returns (B, K) labels, bytes, and (B, K) float32 scores. One can be None.
 
         Raises:
-            ServingError: INVALID_ARGUMENT if the signature is not one for classification; FAILED_PRECONDITION if its
-                names are not.
+            ServingError: FAILED_PRECONDITION if the inputs and outputs of the signature do not have the names that
+                classification needs; INVALID_ARGUMENT if the outputs do not have the right shape.
         """
         if not examples:
             raise invalid("Expected at least one example. Received: none")
@@ -154,7 +154,7 @@ class Service:
             raise ServingError(
                 StatusCode.FAILED_PRECONDITION,
                 f"Expected a signature with the input 'inputs' and the outputs 'classes', 'scores' or both. Received: "
-                f"{signature.name!r} with {list(signature.inputs)} and {list(signature.outputs)}; name another one as "
+                f"{signature.name!r} with {list(signature.inputs)} and {list(signature.outputs)}. Choose another with "
                 "signature_name",
             )
         batch = np.empty(len(examples), object)
@@ -162,13 +162,13 @@ class Service:
         answer = await self.predict(servable, signature, {"inputs": batch})
         for value in answer.values():
             if value.ndim != 2 or len(value) != len(examples):
-                raise invalid(f"Expected classes and scores of the shape ({len(examples)}, K). Received: {value.shape}")
+                raise invalid(f"Expected classes and scores of shape ({len(examples)}, K). Received: {value.shape}")
         return answer.get("classes"), answer.get("scores")
 
     def metadata(
         self, spec: model_pb2.ModelSpec, fields: Sequence[str]
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-        """Returns the signatures of a version, all that there is as metadata."""
+        """Returns the signatures of a version, which is the only metadata there is."""
         if list(fields) != ["signature_def"]:
             raise invalid(f"Expected metadata_field to be signature_def. Received: {list(fields)}")
         servable = self.find(spec)
@@ -178,15 +178,15 @@ class Service:
         return response
 
     def status(self, spec: model_pb2.ModelSpec) -> get_model_status_pb2.GetModelStatusResponse:
-        """Returns the state of one version or all."""
+        """Returns the state of one version, or of all."""
         states = dict(self.model.states)
         if spec.name != self.model.name or spec.version_label:
             number = self.find(spec).version
             states = {number: states[number]}
         elif spec.HasField("version"):
             number = spec.version.value
-            if number not in states:  # one that is no longer served has a state too
-                self.find(spec)
+            if number not in states:
+                self.find(spec)  # raises; a version that is no longer served still has a state
             states = {number: states[number]}
         response = get_model_status_pb2.GetModelStatusResponse()
         for version, state in sorted(states.items(), reverse=True):
@@ -198,14 +198,14 @@ class Service:
         return response
 
     def spec(self, servable: Servable, signature: str = "") -> model_pb2.ModelSpec:
-        """Returns the name of what answered."""
+        """Returns the model, version and signature that answered."""
         spec = model_pb2.ModelSpec(name=self.model.name, signature_name=signature)
         spec.version.value = servable.version
         return spec
 
 
 def as_serving_error(error: Exception) -> ServingError:
-    """Returns what a client is told about an exception."""
+    """Returns the error that a client is told about."""
     if isinstance(error, ServingError):
         return error
     if isinstance(error, tf.errors.OpError):
@@ -216,15 +216,15 @@ def as_serving_error(error: Exception) -> ServingError:
 
 
 async def aside(size: int, function: Callable):
-    """Returns what a function returns; called in a thread if its work is large, so that other requests do not wait.
+    """Calls a function, in a thread if it handles much data, so that other requests do not wait; returns its result.
 
     Args:
         size: bytes or elements that it handles.
-        function: takes nothing.
+        function: without arguments.
     """
     return await asyncio.to_thread(function) if size > LARGE else function()
 
 
 def printable(text: str) -> str:
-    """Returns a text without line breaks and control characters, so that no client can write lines into the log."""
+    """Replaces line breaks and control characters, so that no client can write lines of its own into the log."""
     return "".join(character if character.isprintable() else "?" for character in text)

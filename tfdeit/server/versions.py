@@ -1,10 +1,10 @@
-"""The versions of a base directory: its numbered children. Imports nothing heavy."""
+"""The versions in a model's base directory, which are its numbered children. Imports nothing heavy."""
 
 from pathlib import Path
 
 
 def find_versions(directory: Path) -> list[int]:
-    """Returns the versions of a base directory in ascending order: its numeric children.
+    """Returns the versions in a base directory, in ascending order.
 
     Raises:
         ValueError: if there are none.
@@ -12,26 +12,28 @@ def find_versions(directory: Path) -> list[int]:
     children = directory.iterdir() if directory.is_dir() else ()
     versions = sorted({int(path.name) for path in children if is_number(path.name) and path.is_dir()})
     if not versions:
-        hint = " It is a version itself: pass its parent." if (directory / "saved_model.pb").exists() else ""
+        received = "a directory without one" if directory.is_dir() else "no such directory"
+        is_version = (directory / "saved_model.pb").exists()
+        hint = "It is a version itself: pass its parent." if is_version else "Write one with `tfdeit export`."
         raise ValueError(
             f"Expected a directory with a SavedModel in a numbered directory, {directory}/1/saved_model.pb. "
-            f"Received: {'no such directory' if not directory.is_dir() else 'none'}.{hint}"
+            f"Received: {received}. {hint}"
         )
     return versions
 
 
 def find_version(directory: Path, version: int) -> Path:
-    """Returns the directory of a version, whose name may have leading zeros.
+    """Returns the directory of a version. Its name may have leading zeros.
 
     Raises:
-        FileNotFoundError: if it holds no SavedModel.
+        FileNotFoundError: if there is no SavedModel in it.
     """
     for path in directory.iterdir():
         if is_number(path.name) and int(path.name) == version and (path / "saved_model.pb").is_file():
             return path
-    raise FileNotFoundError(f"Expected a SavedModel, {directory}/{version}/saved_model.pb. Received: none")
+    raise FileNotFoundError(f"Expected a SavedModel at {directory}/{version}/saved_model.pb. Received: no such file")
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is made of ASCII digits."""
+    """Whether a text consists of ASCII digits."""
     return text.isascii() and text.isdecimal()

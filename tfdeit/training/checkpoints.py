@@ -1,4 +1,4 @@
-"""Checkpoints of a run: one safetensors file each, complete or not there; the last ones and the best are kept."""
+"""Checkpoints of a run: safetensors files, written completely or not at all; the latest and the best are kept."""
 
 import json
 import os
@@ -23,34 +23,34 @@ _NAME = re.compile(r"step-(\d{9})\.safetensors")
 class Checkpoints:
     """The checkpoints in a directory.
 
-    Each holds all that the next step depends on: weights, optimizer, moving averages, random states, and what the
-    trainer counts, in the header.
+    Each holds everything that the next step depends on: weights, optimizer, moving averages, random states and, in its
+    header, the state of the trainer.
 
     Args:
-        directory: made when the first one is saved.
-        keep: how many of the last to keep.
+        directory: where they are; created when the first one is saved.
+        keep: how many of the latest to keep.
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int = 3):
         self.directory, self.keep = Path(directory), keep
 
     def steps(self) -> list[int]:
-        """Returns the steps of the checkpoints that there are, in order."""
+        """Returns the steps that have a checkpoint, in order."""
         names = (path.name for path in self.directory.iterdir()) if self.directory.is_dir() else ()
         return sorted(int(match[1]) for match in map(_NAME.fullmatch, names) if match)
 
     def path(self, step: int) -> Path:
-        """Returns the file of a step."""
+        """Returns the file for a step."""
         return self.directory / f"step-{step:09}.safetensors"
 
     def save(self, learner: Learner, step: int, state: dict[str, Any], best: int | None = None):
-        """Writes a checkpoint, safe on disk before it gets its name; then removes those that are no longer kept.
+        """Writes a checkpoint, flushed to disk before it gets its name; then removes those that are no longer kept.
 
         Args:
-            learner: compiled.
-            step: number of the step, its name.
-            state: what else to keep, ready for JSON.
-            best: step of the checkpoint that stays, however old.
+            learner: a compiled learner.
+            step: the number of the step, which names the file.
+            state: what else to store, serialisable as JSON.
+            best: the step whose checkpoint is kept, however old it is.
         """
         tensors = {name: variable.numpy() for name, variable in all_variables(learner).items()}
         with complete_file(self.path(step)) as file:
@@ -61,10 +61,10 @@ class Checkpoints:
             self.path(old).unlink()
 
     def restore(self, learner: Learner, step: int) -> dict[str, Any]:
-        """Reads a checkpoint into `learner`, compiled as when it was saved; returns the state.
+        """Reads a checkpoint into `learner`, which is compiled as the one that was saved, and returns the state.
 
         Raises:
-            CheckpointError: if it is damaged, or of another model or optimizer.
+            CheckpointError: if it is damaged, or from another model or optimizer.
         """
         path, variables = self.path(step), all_variables(learner)
         arrays = read_safetensors(path)
@@ -72,8 +72,8 @@ class Checkpoints:
         wrong += [name for name in variables.keys() & arrays.keys() if variables[name].shape != arrays[name].shape]
         if wrong:
             raise CheckpointError(
-                f"Expected the variables of this model, optimizer and recipe in {path}. Received others: "
-                f"{listing(wrong)}. Resume with what the run was started with."
+                f"Expected {path} to hold the variables of this model, optimizer and recipe. Received a file that "
+                f"differs in {listing(wrong)}. Resume with the options that the run was started with."
             )
         for name, variable in variables.items():
             variable.assign(np.asarray(arrays[name]))
@@ -81,13 +81,13 @@ class Checkpoints:
             return json.loads(file.metadata()["state"])
 
     def remove_unfinished(self):
-        """Removes what a killed process was writing."""
+        """Removes what a killed process left half-written."""
         for path in self.directory.glob(".saving-*"):
             shutil.rmtree(path)
 
 
 def all_variables(learner: Learner) -> dict[str, keras.Variable]:
-    """Returns all that the next step depends on, under names that are the same in every process."""
+    """Returns all variables that the next step depends on, under names that are the same in every process."""
     weights = named_variables(learner.student)
     known = {id(variable) for variable in weights.values()}
     random = [variable for variable in learner.student.variables if id(variable) not in known]

@@ -1,4 +1,4 @@
-"""What a run shows: a progress bar, or a line an epoch, and TensorBoard's scalars."""
+"""What a run shows: a line per epoch, a progress bar in a terminal, and scalars for TensorBoard."""
 
 import time
 from typing import Any
@@ -6,25 +6,25 @@ from typing import Any
 import tensorflow as tf
 from rich.progress import MofNCompleteColumn
 
-from tfdeit.terminal import attended, progress_bar, result
+from tfdeit.presentation.terminal import attended, progress_bar, result
 
-# What `tf.summary.scalar` writes; that function itself needs TensorBoard.
+# The metadata that `tf.summary.scalar` writes: that function itself needs TensorBoard to be installed.
 _SCALAR = tf.compat.v1.SummaryMetadata(plugin_data={"plugin_name": "scalars"}, data_class="DATA_CLASS_SCALAR")
 
 
 class Display:
-    """Shows the figures of a trainer; a context.
+    """Context manager that shows the figures of a trainer.
 
     Args:
         trainer: the `Trainer`.
-        chief: whether to show anything.
+        chief: whether this process shows anything.
     """
 
     def __init__(self, trainer, chief: bool):
         self.trainer, self.chief = trainer, chief
         self.bar: Any = None
         self.writer: Any = None
-        self.marks: list[tuple[int, float]] = []
+        self.marks: list[tuple[int, float]] = []  # the latest steps and when they ended
 
     def __enter__(self):
         if not self.chief:
@@ -43,7 +43,7 @@ class Display:
             self.writer.close()
 
     def step(self, step: int, figures: dict[str, float]):
-        """Shows a step."""
+        """Shows the figures of a step."""
         if not self.chief:
             return
         self.marks = [*self.marks[-20:], (step, time.monotonic())]
@@ -58,15 +58,15 @@ class Display:
             self.bar.update(self.task, completed=step, description=shown)
 
     def evaluation(self, done: int, batches: int):
-        """Shows how far an evaluation is."""
+        """Shows the progress of an evaluation."""
         if self.bar:
             epoch = self.trainer.state.step // self.trainer.train.steps_per_epoch
             shown = f"epoch {epoch}/{self.trainer.recipe.epochs}  evaluating, {done} of {batches} batches"
             self.bar.update(self.task, description=shown)
 
     def epoch(self, row: dict[str, Any]):
-        """Shows the end of an epoch."""
-        self.marks = []  # evaluation is no training
+        """Shows the figures of an epoch."""
+        self.marks = []  # the time of the evaluation does not count
         figures = {name: value for name, value in row.items() if name not in ("epoch", "step")}
         self.write("epoch", row["step"], figures)
         shown = [f"epoch {row['epoch']}/{self.trainer.recipe.epochs}"]
@@ -76,12 +76,12 @@ class Display:
         result(row, "  ".join(shown))
 
     def write(self, prefix: str, step: int, figures: dict[str, float]):
-        """Writes TensorBoard's scalars."""
+        """Writes scalars for TensorBoard."""
         with self.writer.as_default():
             for name, value in figures.items():
                 tf.summary.write(f"{prefix}/{name}", tf.constant(value, tf.float32), step, _SCALAR)
 
     def speed(self) -> float:
-        """Images a second, over all workers, in the last steps."""
+        """Returns images per second over the latest steps, of all workers together."""
         (first, start), (last, end) = self.marks[0], self.marks[-1]
         return (last - first) * self.trainer.recipe.batch_size / (end - start) if last > first else 0.0

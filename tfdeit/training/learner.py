@@ -1,6 +1,4 @@
-"""The training step: gradients in parts, all-reduced, clipped, applied, and averaged into a second set of weights."""
-
-from collections.abc import Sequence
+"""The training step: gradients are accumulated, all-reduced, clipped and applied, and the weights are averaged."""
 
 import keras
 import tensorflow as tf
@@ -10,22 +8,22 @@ from tfdeit.training.tasks import Classification
 
 
 class Learner(keras.Model):
-    """A student with all that its training step needs; works in `fit`, and step by step in the `Trainer`.
+    """A student with all that its training step needs, for `fit` or, step by step, for the `Trainer`.
 
-    On one device, the step is one function that XLA compiles: forward, backward, clipping, optimizer and moving
-    average. Under a `tf.distribute` strategy, make it, and the student, in the strategy's scope.
+    On one device, the step is one function that XLA compiles: forward and backward pass, clipping, optimizer and moving
+    averages. Under a `tf.distribute` strategy, create the learner and the student in the strategy's scope.
 
     Args:
-        student: the model that is trained.
-        task: see `tfdeit.training.tasks`.
-        accumulation: parts that each batch is cut into; it must divide the batch of a device.
-        clip: largest global norm of the gradient, over all devices; 0 for any.
-        ema: decay of the moving average of the weights; 0 for none.
-        jit: whether XLA compiles the step; ignored where there are several devices.
-        name: of the model.
+        student: the model to train.
+        task: what it learns, see `tfdeit.training.tasks`.
+        accumulation: number of parts that each batch is processed in; must divide the batch of a device.
+        clip: largest global norm of the gradient, over all devices; 0 for no clipping.
+        ema: decay of the moving averages of the weights; 0 for no averages.
+        jit: whether XLA compiles the step; ignored on several devices.
+        name: name of the model.
 
     Attributes:
-        averages: the moving averages of the student's trainable variables, float32; empty without.
+        averages: moving averages of the student's trainable variables, float32; an empty list if `ema` is 0.
     """
 
     def __init__(
@@ -56,19 +54,19 @@ class Learner(keras.Model):
         """Sets the optimizer.
 
         Args:
-            optimizer: one that leaves clipping, accumulation, averages and Keras' own weight decay alone:
-                `make_optimizer`, or any optimizer of Keras without these options.
-            **options: of `keras.Model.compile`, but for losses and metrics, which are the task's.
+            optimizer: from `make_optimizer`, or any Keras optimizer that is created without clipping, gradient
+                accumulation, moving averages, loss scaling and weight decay.
+            **options: for `keras.Model.compile`; not losses and metrics, which the task has.
 
         Raises:
-            ValueError: for an optimizer with these options.
+            ValueError: for an optimizer that uses one of these.
         """
         names = ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "use_ema", "loss_scale_factor")
         wrong = [name for name in (*names, "gradient_accumulation_steps") if getattr(optimizer, name, None)]
         if wrong:
             raise ValueError(
-                f"Expected an optimizer without {', '.join(wrong)}, which Keras applies in its own loop. Use the "
-                "arguments of Learner, and tfdeit.training.optimizer.AdamW."
+                f"Expected an optimizer without {', '.join(wrong)}, which only Keras' own training loop applies. Use "
+                "the arguments of Learner, and tfdeit.training.optimizer.AdamW for weight decay."
             )
         super().compile(optimizer=optimizer, jit_compile=False, **options)  # the step compiles itself
         self.optimizer.build(self.student.trainable_variables)
@@ -83,12 +81,12 @@ class Learner(keras.Model):
         return list(self.means.values())
 
     def train_step(self, data):
-        """One step of `fit`; the figures are means since the beginning of the epoch."""
+        """Runs one step of `fit`; returns the means of the figures since the beginning of the epoch."""
         pixel_values, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
         return self._count(self.step(pixel_values, labels), pixel_values)
 
     def test_step(self, data):
-        """One step of `evaluate`; the loss is that of training, in inference mode."""
+        """Runs one step of `evaluate`, with the training loss in inference mode."""
         pixel_values, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
         targets = self.task.targets(pixel_values, labels)
         loss, figures = self.task.loss(self.student, pixel_values, targets, training=False)
@@ -100,15 +98,15 @@ class Learner(keras.Model):
         return {name: mean.result() for name, mean in self.means.items()}
 
     def step(self, pixel_values, labels) -> dict[str, tf.Tensor]:
-        """Learns from a batch, of a device.
+        """Learns from a batch; under a strategy, from the part of this device.
 
         Args:
             pixel_values: (B, H, W, 3).
             labels: what the task's `targets` takes.
 
         Returns:
-            The figures of the task on this batch before the update, "gradient_norm" before clipping, and
-            "learning_rate": scalars.
+            Scalars: the task's figures on this batch before the update, "gradient_norm" before clipping, and
+            "learning_rate".
         """
         targets = self.task.targets(pixel_values, labels)
         return (self._update if _replicas() > 1 else self._compiled)(pixel_values, targets)
@@ -126,7 +124,7 @@ class Learner(keras.Model):
         return {**figures, "gradient_norm": norm, "learning_rate": rate}
 
     def _apply(self, strategy, gradients, rate):
-        """Updates all copies of the variables; gradients are the same on each device."""
+        """Updates all copies of the variables; the gradients are the same on each device."""
         variables, optimizer = self.student.trainable_variables, self.optimizer
         for variable, gradient in zip(variables, gradients, strict=True):
             strategy.extended.update(variable.value, self._update_one, (gradient, rate), group=False)
@@ -141,7 +139,7 @@ class Learner(keras.Model):
         average.assign(self.ema * average + (1 - self.ema) * tf.cast(value, average.dtype))
 
     def _accumulated(self, pixel_values, targets):
-        """Returns the means of gradients and figures over the parts of a batch."""
+        """Returns gradients and figures, averaged over the parts of a batch."""
         count = self.accumulation
         if count == 1:
             return self._backward(pixel_values, targets)
@@ -160,12 +158,10 @@ class Learner(keras.Model):
         return keras.tree.map_structure(lambda x: x / count, sums)
 
     def _backward(self, pixel_values, targets) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
-        variables: Sequence[keras.Variable] = self.student.trainable_variables
         with tf.GradientTape() as tape:
             loss, figures = self.task.loss(self.student, pixel_values, targets)
-        gradients = tape.gradient(
-            loss, [variable.value for variable in variables], unconnected_gradients=tf.UnconnectedGradients.ZERO
-        )
+        values = [variable.value for variable in self.student.trainable_variables]
+        gradients = tape.gradient(loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return gradients, {"loss": loss * _replicas(), **figures}
 
 

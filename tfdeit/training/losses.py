@@ -1,6 +1,6 @@
-"""Losses: of soft labels, and of distillation, as Facebook's losses.py and PyTorch compute them.
+"""Losses for soft labels and for distillation, computed as in Facebook's losses.py and PyTorch.
 
-All take logits, and are `keras.losses.Loss` objects, so that `tf.distribute` scales them.
+All take logits. They are `keras.losses.Loss` objects, so `tf.distribute` scales them.
 """
 
 import keras
@@ -20,7 +20,7 @@ class SoftCrossEntropy(keras.losses.Loss):
 class PresentCrossEntropy(keras.losses.Loss):
     """Binary cross-entropy of logits (B, C) with the presence of each class, mean over images and classes.
 
-    A class is present if its label is above 0: in a mixed image both are. DeiT III, arXiv:2204.07118.
+    A class is present if its label is above 0: in a mixed image, both classes are. From DeiT III, arXiv:2204.07118.
     """
 
     def call(self, y_true, y_pred):
@@ -31,20 +31,20 @@ class PresentCrossEntropy(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable("tfdeit")
 class DistillationLoss(keras.losses.Loss):
-    """Loss of a student with two heads: the labels teach the first, the teacher the second.
+    """Loss of a student with two heads: the first learns from the labels, the second from the teacher.
 
-    (1 - alpha) * base(labels, class logits) + alpha * distillation, which is, with `kind`
-    "hard": cross-entropy of the distillation logits with the teacher's most probable class;
+    It is (1 - alpha) * base(labels, class logits) + alpha * distillation, where distillation is, for a `kind` of
+    "hard": the cross-entropy of the distillation logits with the teacher's most probable class;
     "soft": tau^2 / C * KL(teacher || student) of the probabilities at temperature tau, mean over images.
 
-    DeiT, arXiv:2012.12877, equations 2 and 3; the division by C is that of Facebook's code.
+    Equations 2 and 3 of DeiT, arXiv:2012.12877; the division by C is from Facebook's code.
 
     Args:
-        base: loss of the labels.
+        base: loss for the labels.
         kind: "hard" or "soft".
         alpha: weight of the distillation, in [0, 1].
-        tau: temperature, above 0.
-        name: of the loss.
+        tau: temperature of soft distillation, above 0.
+        name: name of the loss.
     """
 
     def __init__(self, base: keras.losses.Loss, kind: str, alpha: float = 0.5, tau: float = 1.0, name=None):
@@ -57,8 +57,8 @@ class DistillationLoss(keras.losses.Loss):
         """Returns the loss of each image.
 
         Args:
-            y_true: label distributions (B, C), and logits of the teacher (B, C).
-            y_pred: logits of the class head (B, C), and of the distillation head (B, C).
+            y_true: pair of label distributions (B, C) and the teacher's logits (B, C).
+            y_pred: pair of logits of the class head (B, C) and of the distillation head (B, C).
         """
         (labels, teacher), (logits, distillation_logits) = y_true, y_pred
         if self.kind == "hard":

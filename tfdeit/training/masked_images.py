@@ -1,6 +1,6 @@
-"""Masked image modelling as SimMIM (Xie et al. 2022, arXiv:2111.09886): batches with masks, and a picture of results.
+"""Masked image modelling as in SimMIM (Xie et al. 2022, arXiv:2111.09886): batches with masks, a picture of results.
 
-The loss is the models' own, see `TFViTForMaskedImageModeling`: the mean of |pixel - reconstruction| where masked.
+The models compute the loss, see `TFViTForMaskedImageModeling`: the mean of |pixel - reconstruction| where masked.
 """
 
 import copy
@@ -11,19 +11,19 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from tfdeit.charts import image_grid
+from tfdeit.augmentation.assembly import to_levels
+from tfdeit.augmentation.masks import block_masks
 from tfdeit.config import ViTConfig
 from tfdeit.data.loading import Pipeline
-from tfdeit.data.masks import block_masks
-from tfdeit.data.recipe import to_levels
+from tfdeit.presentation.grids import image_grid
 from tfdeit.protocols import IMAGENET_MEAN, IMAGENET_STD
 
-_TILE = 128  # pixels that a small image is enlarged to
+_TILE = 128  # pixels that the side of a small image is enlarged to
 _GREY = 128
 
 
 class MaskedImages:
-    """The task of a `Learner`, see `tfdeit.training.tasks`: reconstruct what is masked. Labels are masks."""
+    """Task of a `Learner`, see `tfdeit.training.tasks`: reconstruct what is masked. The labels are the masks."""
 
     figures = ("loss",)
     best = ("loss", False)
@@ -45,31 +45,33 @@ class MaskedImages:
             total, count = total + float(loss) * len(masks), count + len(masks)
             on_batch(done)
         if not count:
-            raise ValueError(f"Expected at least one image that can be read. Received: none of {len(pipeline.source)}")
+            raise ValueError(f"Expected at least one image that can be read. Received: none of {len(pipeline.source)}.")
         return {"loss": total / count}
 
 
 def masked_pipeline(pipeline: Pipeline, config: ViTConfig, block_size: int = 32, ratio: float = 0.6) -> Pipeline:
-    """The same images, with masks for labels.
+    """Returns a pipeline of the same images, with masks as labels.
 
-    The masks of an image depend on its seed, as its augmentations do: they are others each epoch in training, and
-    resuming is exact.
+    The mask of an image depends on its seed, as its augmentations do: in training it changes every epoch, and resuming
+    is exact.
 
     Args:
-        pipeline: of square images, without mixing.
-        config: of the model, for the sides of the image and of a patch.
-        block_size: side of the squares that are masked, in pixels; SimMIM has 32 for images of 192 pixels.
-        ratio: fraction of them.
+        pipeline: a pipeline of square images, without mixing.
+        config: the model's config, for the sizes of the image and of a patch.
+        block_size: side of the blocks that are masked, in pixels; SimMIM has 32 for images of 192 pixels.
+        ratio: fraction of the blocks that are masked.
 
     Returns:
         Pipeline of (pixel_values (B, S, S, C) float32, bool_masked_pos (B, N) bool).
 
     Raises:
-        ValueError: if image, blocks and patches do not fit, see `block_masks`.
+        ValueError: if the sizes of image, blocks and patches do not fit, see `block_masks`.
     """
     (size, width), (patch, patch_width) = config.image_hw, config.patch_hw
     if size != width or patch != patch_width:
-        raise ValueError(f"Expected square images and patches. Received: {config.image_hw} and {config.patch_hw}")
+        raise ValueError(
+            f"Expected square images and patches. Received: {size}x{width} and {patch}x{patch_width} pixels"
+        )
     block_masks(tf.zeros([1, 2], tf.int32), size, patch, block_size, ratio)  # raises early
     finish, masked = pipeline.finish, copy.copy(pipeline)
 
@@ -82,7 +84,7 @@ def masked_pipeline(pipeline: Pipeline, config: ViTConfig, block_size: int = 32,
 
 
 def as_inputs(pixel_values, bool_masked_pos) -> dict:
-    """A batch as the models and `fit` take it: `pipeline.dataset().map(as_inputs)`."""
+    """Returns a batch in the form that models and `fit` take: `pipeline.dataset().map(as_inputs)`."""
     return {"pixel_values": pixel_values, "bool_masked_pos": bool_masked_pos}
 
 
@@ -93,17 +95,17 @@ def reconstruction_grid(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> Image.Image:
-    """Draws what a model makes of masked images: the image, what the model sees, and what it puts in the gaps.
+    """Draws what a model makes of masked images: each image, what the model sees of it, and how it fills the gaps.
 
     Args:
-        model: for masked image modelling.
+        model: a model for masked image modelling.
         pixel_values: (B, S, S, 3), normalised.
         bool_masked_pos: (B, N), True where masked.
-        mean: that they were normalised with.
-        std: likewise.
+        mean: mean of each channel that they were normalised with.
+        std: standard deviation of each channel that they were normalised with.
 
     Returns:
-        An RGB image, with two examples in a row.
+        An RGB image, with two examples per row.
     """
     inputs = as_inputs(np.asarray(pixel_values), np.asarray(bool_masked_pos))
     outputs = model.predict_on_batch(inputs)

@@ -1,4 +1,4 @@
-"""Optimizers with PyTorch's arithmetic, and schedules of the learning rate."""
+"""Optimizers with PyTorch's arithmetic, and learning-rate schedules."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,18 +16,18 @@ NO_DECAY = ("cls_token", "distillation_token", "mask_token", "position_embedding
 class AdamW(keras.optimizers.Optimizer):
     """AdamW (Loshchilov and Hutter, arXiv:1711.05101) as PyTorch computes it.
 
-    Epsilon is added after the bias correction; Keras' own AdamW adds it before, and drifts from PyTorch's weights by
-    0.3% of the update in 20 steps.
+    Epsilon is added after the bias correction. Keras' own AdamW adds it before, and in 20 steps its weights drift from
+    PyTorch's by 0.3% of the update.
 
     Args:
         learning_rate: a number or a schedule.
-        weight_decay: in proportion to the learning rate; variables with fewer than two axes have none.
-        beta_1: decay of the mean of gradients.
-        beta_2: decay of the mean of their squares.
-        epsilon: added to the root of that.
-        exclude: names of further variables without weight decay, the last part of their path.
-        lr_scales: parts of paths, such as "block_3/" -> factor of the learning rate of variables with that part.
-        name: of the optimizer.
+        weight_decay: multiplied by the learning rate; variables with fewer than two axes have none.
+        beta_1: decay of the moving average of the gradients.
+        beta_2: decay of the moving average of their squares.
+        epsilon: added to the square root of the second average, for numerical stability.
+        exclude: names of further variables without weight decay: the last components of their paths.
+        lr_scales: substring of a path, such as "block_3/" -> factor on the learning rate of the variables that have it.
+        name: name of the optimizer.
     """
 
     def __init__(
@@ -41,12 +41,12 @@ class AdamW(keras.optimizers.Optimizer):
         lr_scales: Mapping[str, float] | None = None,
         name: str = "adamw",
     ):
-        super().__init__(learning_rate=learning_rate, name=name)  # Keras' own weight decay knows no lr_scales
+        super().__init__(learning_rate=learning_rate, name=name)  # Keras' own weight decay ignores lr_scales
         self.decay, self.beta_1, self.beta_2, self.epsilon = weight_decay, beta_1, beta_2, epsilon
         self.exclude, self.lr_scales = tuple(exclude), dict(lr_scales or {})
 
     def build(self, variables):
-        """Makes the state of `variables`, which must be Keras variables."""
+        """Creates the state for `variables`, which must be Keras variables."""
         if self.built:
             return
         super().build(variables)
@@ -54,69 +54,64 @@ class AdamW(keras.optimizers.Optimizer):
         self.factors = [self._factors(variable) for variable in variables]
 
     def _factors(self, variable) -> tuple[float, float]:
-        """Returns the factor of the learning rate, and the weight decay."""
+        """Returns the factor on a variable's learning rate, and its weight decay."""
         scale = math.prod(factor for part, factor in self.lr_scales.items() if part in f"{variable.path}/")
         decays = len(variable.shape) > 1 and variable.path.rsplit("/", 1)[-1] not in self.exclude
         return scale, self.decay if decays else 0.0
 
     def update_step(self, gradient, variable, learning_rate):
         """Updates one variable."""
-        index = self._get_variable_index(variable)
+        index = self._get_variable_index(variable)  # see UNDOCUMENTED in tests/test_architecture.py
         scale, decay = self.factors[index]
-        lr = ops.cast(learning_rate, variable.dtype) * scale
         direction = self.direction(ops.cast(gradient, variable.dtype), index)
+        self.move(variable, direction, ops.cast(learning_rate, variable.dtype) * scale, decay)
+
+    def move(self, variable, direction, lr, decay: float):
+        """Takes the step, with decoupled weight decay."""
         self.assign(variable, variable * (1 - lr * decay) - lr * direction)
 
     def direction(self, gradient, index: int):
-        """Returns the mean of gradients over the root of the mean of squares, both corrected, and moves the means."""
+        """Updates both averages; returns the first over the square root of the second, both bias-corrected."""
         mean, square = self.means[index], self.squares[index]
         self.assign(mean, mean + (gradient - mean) * (1 - self.beta_1))
         self.assign(square, square * self.beta_2 + ops.square(gradient) * (1 - self.beta_2))
         step = ops.cast(self.iterations + 1, gradient.dtype)
-        corrections = (-ops.expm1(step * math.log(beta)) for beta in (self.beta_1, self.beta_2))  # 1 - beta^step
-        correction_1, correction_2 = corrections
+        # 1 - beta^step
+        correction_1, correction_2 = (-ops.expm1(step * math.log(beta)) for beta in (self.beta_1, self.beta_2))
         return mean / correction_1 / (ops.sqrt(square) / ops.sqrt(correction_2) + self.epsilon)
 
     def get_config(self):
         """Returns the arguments, for `from_config`."""
-        own = {name: getattr(self, name) for name in ("beta_1", "beta_2", "epsilon", "lr_scales")}
+        own = {name: getattr(self, name) for name in ("name", "beta_1", "beta_2", "epsilon", "lr_scales")}
         rate = super().get_config()["learning_rate"]
-        return {
-            "learning_rate": rate,
-            "name": self.name,
-            "weight_decay": self.decay,
-            "exclude": list(self.exclude),
-            **own,
-        }
+        return {**own, "learning_rate": rate, "weight_decay": self.decay, "exclude": list(self.exclude)}
 
 
 @keras.saving.register_keras_serializable("tfdeit")
 class Lamb(AdamW):
-    """LAMB (You et al., arXiv:1904.00962): AdamW, with the step of each matrix in proportion to its norm.
+    """LAMB (You et al., arXiv:1904.00962): AdamW whose step for each matrix is scaled to the norm of the matrix.
 
-    As in NVIDIA's apex, variables without weight decay are updated as by Adam. Arguments are those of `AdamW`.
+    As in NVIDIA's apex, variables without weight decay are updated as by Adam. The arguments are those of `AdamW`.
     """
 
     def __init__(self, learning_rate=1e-3, epsilon: float = 1e-6, name: str = "lamb", **options):
         super().__init__(learning_rate, epsilon=epsilon, name=name, **options)
 
-    def update_step(self, gradient, variable, learning_rate):
-        """Updates one variable."""
-        index = self._get_variable_index(variable)
-        scale, decay = self.factors[index]
-        step = self.direction(ops.cast(gradient, variable.dtype), index)
+    def move(self, variable, direction, lr, decay: float):
+        """Takes the step; with weight decay, its norm is that of the variable times the learning rate."""
+        step = direction
         if decay:
             value = ops.convert_to_tensor(variable)
             step = step + decay * value
             own, wanted = (ops.sqrt(ops.sum(ops.square(x))) for x in (value, step))
             step *= ops.where((own > 0) & (wanted > 0), own / ops.maximum(wanted, 1e-30), 1.0)
-        self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * scale * step)
+        self.assign_sub(variable, lr * step)
 
 
 def layer_scales(config: ViTConfig, decay: float) -> dict[str, float]:
-    """Returns the `lr_scales` of layer-wise decay: 1 for the heads, `decay` for the last block, and so on down.
+    """Returns the `lr_scales` for layer-wise decay: 1 for the heads, `decay` for the last block, and so on down.
 
-    As in BEiT's code, arXiv:2106.08254: embeddings count as one layer below the first block.
+    As in the code of BEiT, arXiv:2106.08254, the embeddings count as one layer below the first block.
     """
     depth = config.num_hidden_layers
     if decay == 1:
@@ -130,14 +125,14 @@ def layer_scales(config: ViTConfig, decay: float) -> dict[str, float]:
 
 @keras.saving.register_keras_serializable("tfdeit")
 class Cosine(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear from `start` to `peak` in the first `warmup` units, then a half cosine to `end` at unit `total`.
+    """Linear warm-up from `start` to `peak`, then half a cosine down to `end`.
 
     Args:
         peak: the highest learning rate.
-        total: units in all.
-        warmup: units of warming up.
-        start: learning rate at the beginning, if there is a warm-up.
-        end: learning rate at the end.
+        total: number of steps, warm-up included.
+        warmup: number of warm-up steps.
+        start: learning rate at the first step, if there is a warm-up.
+        end: learning rate at the last step.
     """
 
     def __init__(self, peak: float, total: float, warmup: float = 0.0, start: float = 0.0, end: float = 0.0):
@@ -148,7 +143,7 @@ class Cosine(keras.optimizers.schedules.LearningRateSchedule):
         return self._value(ops.cast(step, "float32"), self.warmup)
 
     def _value(self, unit, from_unit):
-        """Returns the value at a unit; the cosine is that of a period which began at `from_unit`."""
+        """Returns the learning rate at a step or epoch, `unit`; the cosine starts at `from_unit`."""
         progress = ops.clip((unit - from_unit) / max(self.total - from_unit, 1e-9), 0.0, 1.0)
         cosine = self.end + 0.5 * (self.peak - self.end) * (1 + ops.cos(math.pi * progress))
         rise = self.start + unit * (self.peak - self.start) / max(self.warmup, 1e-9)
@@ -161,12 +156,12 @@ class Cosine(keras.optimizers.schedules.LearningRateSchedule):
 
 @keras.saving.register_keras_serializable("tfdeit")
 class EpochCosine(Cosine):
-    """DeiT's schedule: one value an epoch; the first two have that of the start, for it is renewed after an epoch.
+    """DeiT's schedule: one value per epoch, set at the end of an epoch for the next, so the first two have the same.
 
-    The cosine begins at epoch 0, so that it is joined after the warm-up (timm's `CosineLRScheduler`).
+    As in timm's `CosineLRScheduler`, the cosine starts at epoch 0, and the warm-up joins it on its way down.
 
     Args:
-        steps_per_epoch: steps in an epoch; the other arguments are `Cosine`'s, in epochs.
+        steps_per_epoch: number of steps in an epoch. The other arguments are `Cosine`'s, in epochs.
     """
 
     def __init__(self, peak, total, warmup=0.0, start=0.0, end=0.0, steps_per_epoch: int = 1):
@@ -184,8 +179,8 @@ def make_optimizer(recipe: TrainRecipe, config: ViTConfig, steps_per_epoch: int)
 
     Args:
         recipe: the recipe.
-        config: of the model.
-        steps_per_epoch: steps in an epoch.
+        config: the model's config.
+        steps_per_epoch: number of steps in an epoch.
     """
     if recipe.optimizer == "sgd":
         return keras.optimizers.SGD(make_schedule(recipe, steps_per_epoch), momentum=0.9)

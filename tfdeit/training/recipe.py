@@ -1,4 +1,4 @@
-"""Training recipes: everything that a run depends on besides data and model, as typed and flat fields."""
+"""Training recipes: everything that a run depends on besides data and model, as flat, typed fields."""
 
 import dataclasses
 import json
@@ -9,8 +9,8 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
-from tfdeit.data.recipe import Recipe as Augmentation
-from tfdeit.hints import did_you_mean
+from tfdeit.augmentation.recipe import Recipe as Augmentation
+from tfdeit.presentation.hints import did_you_mean
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -20,50 +20,50 @@ else:
 
 @dataclasses.dataclass(frozen=True)
 class TrainRecipe(Augmentation):
-    """A recipe. The fields of `tfdeit.data.recipe.Recipe`, which it inherits, say how images are changed.
+    """A recipe. The fields that it inherits from `tfdeit.augmentation.recipe.Recipe` say how images are augmented.
 
     The defaults are DeiT's (arXiv:2012.12877, table 9, and its published code).
 
     Args:
-        task: what is learnt.
-        pretrained: whether to start from the weights of the model, or from random ones.
-        image_size: in pixels; None for the model's. The position table is interpolated.
-        heads: "both" heads of a model with a distillation token; or only that of the "class" token.
-        trainable: "all" weights, or only those of the "head" (a linear probe).
-        epochs: how many.
-        batch_size: images a step, over all workers.
-        accumulation: parts that each batch is cut into, to need less memory.
-        repeats: of repeated augmentation.
-        loss: of the labels. "binary_cross_entropy" takes each class that is in a mixed image as present.
-        distillation: "hard" learns the teacher's answers, "soft" its probabilities.
-        distillation_alpha: weight of the teacher's part of the loss; the labels have the rest.
-        distillation_tau: temperature of soft distillation.
-        optimizer: "adamw", "lamb" or "sgd" (with momentum 0.9).
-        lr: highest learning rate, for a batch of `lr_batch` images: it is in proportion to the batch size.
-        lr_batch: see `lr`; 0 means that `lr` is for any batch size.
-        schedule: "cosine", a value a step; "epoch_cosine", a value an epoch, as DeiT's; or "constant".
-        min_lr: at the end of a cosine.
-        warmup_lr: at the start.
-        warmup_epochs: until `lr` is reached.
-        weight_decay: of matrices; biases, norms, tokens and positions have none.
-        layer_decay: ratio of the learning rates of each block and the next; 1 for the same everywhere.
-        clip: largest global norm of the gradient; 0 for any.
-        ema: decay of the moving average of the weights, a step; 0 for no average.
-        drop_path: rate of stochastic depth of the last block.
-        dropout: after embeddings and branches.
-        gradient_checkpointing: whether to recompute activations, to need less memory.
-        precision: "mixed_bfloat16" computes in bfloat16 and keeps the weights in float32.
-        jit: whether XLA compiles the step; only where there is one device.
-        seed: of everything random.
-        protocol: preprocessing in evaluation, and of the final model; None means the model's own.
-        on_error: "skip" or "raise", for images that cannot be read.
-        save_every: steps between checkpoints; 0 means at the end of each epoch only.
-        keep: how many checkpoints to keep, besides the best.
-        mask_block: side of a masked block of pixels, in masked image modelling.
-        mask_ratio: fraction of the blocks that are masked.
+        task: What the model learns: "classification", or "masked_image_modeling", which needs no labels.
+        pretrained: Whether to start from the model's pretrained weights instead of random ones.
+        image_size: Side of the input images in pixels; None for the model's own. Its positions are interpolated.
+        heads: Heads of a model with a distillation token: "both", or only that of the "class" token.
+        trainable: Weights to train: "all", or only those of the "head" (a linear probe).
+        epochs: Number of epochs.
+        batch_size: Number of images per step, over all workers.
+        accumulation: Number of parts that each batch is processed in, to save memory.
+        repeats: How many times each image comes in a row, augmented differently (repeated augmentation).
+        loss: Loss for the labels; "binary_cross_entropy" counts every class in a mixed image as present.
+        distillation: What a teacher teaches: its most probable class ("hard"), its probabilities ("soft"), or "none".
+        distillation_alpha: Weight of the teacher's part of the loss, from 0 to 1; the labels have the rest.
+        distillation_tau: Temperature of soft distillation.
+        optimizer: Optimizer: "adamw", "lamb", or "sgd" with momentum 0.9 (ignores `weight_decay` and `layer_decay`).
+        lr: Peak learning rate for a batch of `lr_batch` images; it is scaled in proportion to `batch_size`.
+        lr_batch: Batch size that `lr` is meant for; 0 uses `lr` as it is, whatever the batch size.
+        schedule: Learning rate after the warm-up: "cosine", "epoch_cosine" (DeiT's, one value per epoch), "constant".
+        min_lr: Learning rate at the end of a cosine.
+        warmup_lr: Learning rate at the start of the warm-up.
+        warmup_epochs: Number of epochs in which the learning rate rises to its peak.
+        weight_decay: Weight decay of matrices; biases, norms, tokens and positions have none.
+        layer_decay: Ratio between the learning rates of each block and the next; 1 for the same rate in all blocks.
+        clip: Largest global norm of the gradient, which is clipped to it; 0 for no clipping.
+        ema: Decay per step of the moving average of the weights; 0 for no average.
+        drop_path: Rate of stochastic depth in the last block.
+        dropout: Dropout rate after the embeddings and after each branch of a block.
+        gradient_checkpointing: Whether to recompute activations in the backward pass, to save memory.
+        precision: "float32", or "mixed_bfloat16" to compute in bfloat16 with weights in float32.
+        jit: Whether XLA compiles the training step; ignored on several devices.
+        seed: Seed of everything random: new weights, the order of the images, augmentation and dropout.
+        protocol: Preprocessing protocol for evaluation and for the final model; None for the model's own.
+        on_error: What to do about images that cannot be read: "skip" them, or "raise" an error.
+        save_every: Number of steps between checkpoints; 0 saves at the end of each epoch only.
+        keep: Number of recent checkpoints to keep, besides the best.
+        mask_block: Side of the masked blocks in pixels, in masked image modelling.
+        mask_ratio: Fraction of the image that is masked, in masked image modelling.
 
     Raises:
-        ValueError: for a field of the wrong type, or out of its range.
+        ValueError: for a field of the wrong type or out of range.
     """
 
     task: Literal["classification", "masked_image_modeling"] = "classification"
@@ -126,45 +126,45 @@ class TrainRecipe(Augmentation):
 
     @property
     def peak_lr(self) -> float:
-        """The highest learning rate, for this batch size."""
+        """The peak learning rate for this batch size."""
         return self.lr * self.batch_size / self.lr_batch if self.lr_batch else self.lr
 
     def override(self, *assignments: str) -> "TrainRecipe":
-        """Returns a copy with other values.
+        """Returns a copy with some fields changed.
 
         Args:
             *assignments: such as "lr=1e-4", "scale=[0.5, 1]", "auto_augment=none".
 
         Raises:
-            ValueError: for a field that there is not, or a value that cannot be.
+            ValueError: for an unknown field or an invalid value.
         """
         changes = {}
         for assignment in assignments:
             name, sign, value = assignment.partition("=")
             if not sign:
-                raise ValueError(f"Expected FIELD=VALUE. Received: {assignment!r}")
+                raise ValueError(f"Expected FIELD=VALUE, such as epochs=10. Received: {assignment!r}")
             changes[name.strip()] = _parsed(value.strip())
         return self.replace(**changes)
 
     def replace(self, **changes) -> "TrainRecipe":
-        """Returns a copy with other values; see `override`."""
+        """Returns a copy with some fields changed; see `override`."""
         return dataclasses.replace(self, **self._known(changes))
 
     def differences(self, other: "TrainRecipe") -> list[str]:
-        """Returns the fields in which `other` differs, with its value and this one's."""
+        """Returns the fields in which `other` differs, each with its value there and here."""
         own, others = dataclasses.asdict(self), dataclasses.asdict(other)
         return [f"{name}={others[name]!r}, not {value!r}" for name, value in own.items() if value != others[name]]
 
     def to_toml(self) -> str:
-        """Returns all fields in TOML; None as "none"."""
+        """Returns all fields as TOML, with "none" for None."""
         return "".join(f"{name} = {_toml(value)}\n" for name, value in dataclasses.asdict(self).items())
 
     @classmethod
     def from_toml(cls, source: str | os.PathLike) -> "TrainRecipe":
-        """Reads a file; fields that it does not have are the defaults.
+        """Reads a recipe from a file; fields that it leaves out have their defaults.
 
         Raises:
-            ValueError: if it is no TOML, or see `override`.
+            ValueError: if it is not TOML, or has an unknown field or an invalid value.
         """
         try:
             values = tomllib.loads(Path(source).read_text(encoding="utf-8"))
@@ -220,7 +220,10 @@ def _describe(option: Any) -> str:
     return {type(None): "none", bool: "true or false"}.get(option, getattr(option, "__name__", str(option)))
 
 
+def spelled(value: Any) -> str:
+    """Returns a value in the form that `override` takes, such as none, true, 0.1, [0.08, 1.0] or cosine."""
+    return value if isinstance(value, str) else _toml(value).strip('"')
+
+
 def _toml(value: Any) -> str:
-    if value is None:
-        return '"none"'
-    return json.dumps(list(value) if isinstance(value, tuple) else value)
+    return json.dumps("none" if value is None else list(value) if isinstance(value, tuple) else value)

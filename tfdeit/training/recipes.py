@@ -1,15 +1,15 @@
-"""The recipes by name: those of the papers, and some for small data."""
+"""The recipes by name: those of the papers, and some for small data sets."""
 
 import dataclasses
 import os
 from pathlib import Path
 from typing import Any
 
-from tfdeit.data.recipe import RECIPES as AUGMENTATIONS
-from tfdeit.hints import did_you_mean
+from tfdeit.augmentation.recipe import RECIPES as AUGMENTATIONS
+from tfdeit.presentation.hints import did_you_mean
 from tfdeit.training.recipe import TrainRecipe
 
-_PLAIN: dict[str, Any] = {  # crops and mirrors only
+_PLAIN: dict[str, Any] = {  # random crops and flips only
     "auto_augment": None,
     "reprob": 0.0,
     "mixup": 0.0,
@@ -21,7 +21,7 @@ _PLAIN: dict[str, Any] = {  # crops and mirrors only
 RECIPES = {
     "deit_pretrain": TrainRecipe(),
     "deit_distill_hard": TrainRecipe(distillation="hard"),
-    # Temperature and weight of the paper's section 5.3.
+    # Temperature and weight from section 5.3 of the paper.
     "deit_distill_soft": TrainRecipe(distillation="soft", distillation_alpha=0.1, distillation_tau=3.0),
     "deit_finetune_384": TrainRecipe(
         pretrained=True,
@@ -33,7 +33,7 @@ RECIPES = {
         warmup_epochs=0.0,
         weight_decay=1e-8,
     ),
-    # arXiv:2010.11929, table 4: 20,000 steps of 512 images of ImageNet are 8 epochs, 500 of them are 0.2.
+    # arXiv:2010.11929, table 4: 20,000 steps of 512 images of ImageNet are 8 epochs; 500 steps of warm-up are 0.2.
     "vit_finetune": TrainRecipe(
         **_PLAIN,
         scale=(0.05, 1.0),
@@ -54,7 +54,7 @@ RECIPES = {
         ema=0.0,
         drop_path=0.0,
     ),
-    # README_revenge.md of facebookresearch/deit, the small model; LAMB as in NVIDIA's apex, which clips at 1.
+    # The small model in README_revenge.md of facebookresearch/deit; LAMB as in NVIDIA's apex, which clips at 1.
     "deit3_pretrain": TrainRecipe(
         **dataclasses.asdict(AUGMENTATIONS["deit3"]),
         epochs=800,
@@ -66,7 +66,7 @@ RECIPES = {
         clip=1.0,
         drop_path=0.05,
     ),
-    # configs/vit_base__800ep of microsoft/SimMIM, with a cosine in place of its step at epoch 700.
+    # configs/vit_base__800ep of microsoft/SimMIM, with a cosine instead of its step at epoch 700.
     "simmim": TrainRecipe(
         **dataclasses.asdict(AUGMENTATIONS["simmim"]),
         task="masked_image_modeling",
@@ -95,14 +95,10 @@ RECIPES = {
         ema=0.0,
         drop_path=0.0,
     ),
-    # A folder of one's own, from tens of photos on.
+    # For a folder of the user's own photos, from a few dozen up.
     "finetune": TrainRecipe(
-        auto_augment="rand-m6-mstd0.5-inc1",
+        **{**_PLAIN, "auto_augment": "rand-m6-mstd0.5-inc1", "smoothing": 0.1},
         scale=(0.35, 1.0),
-        reprob=0.0,
-        mixup=0.0,
-        cutmix=0.0,
-        repeats=1,
         pretrained=True,
         epochs=30,
         batch_size=16,
@@ -131,14 +127,14 @@ RECIPES = {
 
 
 def find_recipe(name: str | os.PathLike[str]) -> TrainRecipe:
-    """Returns the recipe of a name in `RECIPES`, or of a TOML file.
+    """Returns a recipe by its name in `RECIPES`, or from a TOML file.
 
     Raises:
-        ValueError: if there is none, or the file is not valid.
+        ValueError: if there is no such name or file, or the file is invalid.
     """
     if name in RECIPES:
         return RECIPES[name]
     if Path(name).is_file():
         return TrainRecipe.from_toml(name)
     hint = did_you_mean(str(name), RECIPES)
-    raise ValueError(f"Expected a recipe out of {', '.join(RECIPES)}, or a TOML file. Received: {str(name)!r}.{hint}")
+    raise ValueError(f"Expected one of {', '.join(RECIPES)}, or a TOML file. Received: {str(name)!r}.{hint}")

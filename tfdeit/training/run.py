@@ -1,6 +1,5 @@
-"""A run from names: data, model, teacher and recipe to a trained model in a directory."""
+"""A whole run: from the names of data, model and teacher, and a recipe, to a directory with a trained model."""
 
-import functools
 import json
 import os
 import warnings
@@ -11,25 +10,26 @@ from typing import Any, NamedTuple
 import keras
 
 from tfdeit import zoo
-from tfdeit.backbone import PretrainedModel
-from tfdeit.base_processor import BaseImageProcessor
 from tfdeit.checkpoint.files import find_directory
 from tfdeit.checkpoint.writers import complete_file
 from tfdeit.config import CONFIG_CLASSES, ViTConfig, read_config
 from tfdeit.data.loading import Loading, Pipeline
 from tfdeit.data.order import Order
 from tfdeit.data.pipeline import eval_pipeline, train_pipeline
-from tfdeit.data.sources import Source
+from tfdeit.data.source import Source
 from tfdeit.data.splits import open_splits
 from tfdeit.labels import match_classes
-from tfdeit.models import (
+from tfdeit.network.backbone import PretrainedModel
+from tfdeit.network.models import (
     TFDeiTForImageClassification,
     TFDeiTForImageClassificationWithTeacher,
     TFDeiTForMaskedImageModeling,
     TFViTForImageClassification,
     TFViTForMaskedImageModeling,
 )
-from tfdeit.processing import AutoImageProcessor, protocol_processor
+from tfdeit.preprocessing.base_processor import BaseImageProcessor
+from tfdeit.preprocessing.processors import AutoImageProcessor, protocol_processor
+from tfdeit.presentation.terminal import counted
 from tfdeit.training.learner import Learner
 from tfdeit.training.masked_images import MaskedImages, masked_pipeline, reconstruction_grid
 from tfdeit.training.optimizer import make_optimizer
@@ -51,7 +51,7 @@ _CLASSES = {
 
 
 class Run(NamedTuple):
-    """What a run is made of, besides its recipe: the arguments of `tfdeit train`."""
+    """What a run needs besides its recipe: the arguments of `tfdeit train`."""
 
     data: str
     model: str
@@ -63,58 +63,53 @@ class Run(NamedTuple):
 def train(
     recipe: TrainRecipe, run: Run, directory: str | os.PathLike, resume: bool = False, say: Callable = print
 ) -> bool:
-    """Trains a model, and writes it: RUN/model, and RUN/model_ema with averaged weights, in the format of the hub.
+    """Trains a model and writes it, in Hugging Face format, to RUN/model, and with averaged weights to RUN/model_ema.
 
     Args:
         recipe: the recipe.
         run: data, model and teacher.
-        directory: of the run; made.
-        resume: whether to go on from the last checkpoint in it, if there is one.
-        say: called with a line of text for what is decided on the way.
+        directory: directory of the run, RUN; created if need be.
+        resume: whether to continue from the last checkpoint in it, if there is one.
+        say: called with a line of text about each decision on the way.
 
     Returns:
         Whether the end was reached; see `Trainer.fit`.
 
     Raises:
-        ValueError, OSError: for what cannot be, before anything is trained.
+        ValueError, OSError: for options or data that cannot be used, before any training.
         Diverged: see `Trainer.fit`.
     """
     directory = Path(directory)
     if (directory / "recipe.toml").exists() and not resume:
         raise ValueError(
-            f"Expected a new directory for the run. Received: {directory}, which holds one. Resume it (--resume), or "
-            "name another."
+            f"Expected a new directory for the run. Received: {directory}, which already holds one. Continue that run "
+            "with --resume, or choose another directory."
         )
     if recipe.task != "classification" and (run.teacher or recipe.heads != "both" or recipe.distillation != "none"):
-        raise ValueError("Expected no teacher, distillation or heads=class for masked image modelling. Received: one.")
+        raise ValueError(
+            "Expected heads=both, distillation=none and no teacher for masked image modelling. Received: "
+            f"heads={recipe.heads}, distillation={recipe.distillation}, teacher={run.teacher}."
+        )
     strategy = choose_strategy()
     workers = Workers(strategy)
     keras.utils.set_random_seed(recipe.seed)
     train_source, test_source, how = open_splits(run.data, run.validation)
-    say(f"{how}; {len(train_source.class_names)} classes")
+    say(f"{how}; {counted(len(train_source.class_names), 'class')}")
     recipe = fitting_batch(recipe, len(train_source), strategy.num_replicas_in_sync, say)
     with strategy.scope():
         student = build_model(run.model, recipe, train_source.class_names, say)
         processor = find_processor(run.model, recipe, student.config)
         recipe = recipe.replace(mean=tuple(processor.image_mean), std=tuple(processor.image_std))
-        train_data, test_data = make_pipelines(recipe, train_source, test_source, processor, workers)
-        task: Classification | MaskedImages
-        if recipe.task == "classification":
-            teacher = load_teacher(run.teacher, run.teacher_pixels, jit=recipe.jit) if run.teacher else None
-            task = classification(recipe, student, teacher)
-        else:
-            mask = functools.partial(
-                masked_pipeline, config=student.config, block_size=recipe.mask_block, ratio=recipe.mask_ratio
-            )
-            task, train_data, test_data = MaskedImages(), mask(train_data), mask(test_data)
+        pipelines = make_pipelines(recipe, train_source, test_source, processor, workers)
+        task, train_data, test_data = make_task(recipe, run, student, *pipelines)
         learner = Learner(student, task, recipe.accumulation, recipe.clip, recipe.ema, recipe.jit)
         learner.compile(make_optimizer(recipe, student.config, train_data.steps_per_epoch))
     trainer = Trainer(learner, recipe, train_data, test_data, directory)
     if workers.chief:
         record(directory, recipe, run)
     size = f"{type(student).__name__}, {student.count_params() / 1e6:.1f} M parameters"
-    plan = f"{trainer.total} steps of {recipe.batch_size} images, {recipe.epochs} epochs"
-    say(f"{run.model}: {size}; {plan}; learning rate {recipe.peak_lr:.3g}")
+    steps, images = counted(trainer.total, "step"), counted(recipe.batch_size, "image")
+    say(f"{run.model}: {size}; {steps} of {images}, {counted(recipe.epochs, 'epoch')}; peak lr {recipe.peak_lr:.3g}")
     finished = trainer.fit()
     if finished and workers.chief:
         write_models(trainer, processor, directory)
@@ -124,7 +119,7 @@ def train(
 
 
 def write_models(trainer: Trainer, processor: BaseImageProcessor, directory: Path):
-    """Writes model/ and model_ema/; of masked image modelling, also reconstruction.png, of images to evaluate on."""
+    """Writes model/ and model_ema/, and for masked image modelling reconstruction.png, of images held out."""
     for name, averaged in {"model": False, "model_ema": True}.items():
         if trainer.learner.averages or not averaged:
             trainer.weights(averaged).save_pretrained(directory / name)
@@ -136,21 +131,20 @@ def write_models(trainer: Trainer, processor: BaseImageProcessor, directory: Pat
 
 
 def fitting_batch(recipe: TrainRecipe, images: int, replicas: int, say: Callable) -> TrainRecipe:
-    """Returns the recipe with a batch that is no larger than the data, and that parts and replicas divide."""
+    """Returns the recipe with a batch no larger than the data, divisible by the parts on all replicas."""
     unit = recipe.accumulation * replicas
     largest = images // unit * unit
+    factors = f"(accumulation={recipe.accumulation} times {counted(replicas, 'device')})"
     if largest == 0:
         raise ValueError(
-            f"Expected at least {unit} images, accumulation={recipe.accumulation} times {replicas} devices. Received: "
-            f"{images}"
+            f"Expected at least {counted(unit, 'image')} to train on {factors}. Received: {images}. Lower accumulation."
         )
     if recipe.batch_size % unit:
         raise ValueError(
-            f"Expected batch_size to be a multiple of {unit}, accumulation={recipe.accumulation} times {replicas} "
-            f"devices. Received: batch_size={recipe.batch_size}"
+            f"Expected batch_size to be a multiple of {unit} {factors}. Received: batch_size={recipe.batch_size}"
         )
     if recipe.batch_size > largest:
-        say(f"batch_size={largest} in place of {recipe.batch_size}: there are {images} images")
+        say(f"batch_size={largest} instead of {recipe.batch_size}: there are only {counted(images, 'image')}")
         recipe = recipe.replace(batch_size=largest)
     return recipe
 
@@ -159,28 +153,22 @@ def build_model(name: str, recipe: TrainRecipe, class_names: list[str], say: Cal
     """Returns the student of a recipe.
 
     Args:
-        name: a name of the zoo, or a directory; for the architecture only, unless the recipe is `pretrained`.
+        name: name of a model or a directory; only its architecture is used unless the recipe is `pretrained`.
         recipe: the recipe.
-        class_names: of the data.
-        say: told what is newly initialised.
+        class_names: names of the classes in the data.
+        say: called with a line about weights that are newly initialised.
     """
     changes: dict[str, Any] = {"drop_path_rate": recipe.drop_path, "hidden_dropout_prob": recipe.dropout}
     if recipe.image_size:
         changes["image_size"] = recipe.image_size
-    if recipe.pretrained or name not in zoo.BY_NAME:
-        directory = find_directory(name)
-        values = read_config(directory)
-        if values.get("model_type") not in CONFIG_CLASSES:
-            raise ValueError(f"Expected a ViT or DeiT in {name}. Received: model_type={values.get('model_type')!r}")
-        config = CONFIG_CLASSES[values["model_type"]].from_dict(values)
-    else:
-        config = zoo.find(name).config()
+    directory = find_directory(name) if recipe.pretrained or name not in zoo.BY_NAME else None
+    config = _read_config(directory) if directory else zoo.find(name).config()
     if not _same_classes(class_names, config):
         changes["id2label"] = class_names
     if recipe.task == "masked_image_modeling":
         changes["encoder_stride"] = config.patch_hw[0]
     model_class = _CLASSES[config.model_type, recipe.task, recipe.heads]
-    if recipe.pretrained:
+    if directory and recipe.pretrained:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             model = model_class.from_pretrained(directory, dtype=recipe.precision, **changes)
@@ -195,8 +183,15 @@ def build_model(name: str, recipe: TrainRecipe, class_names: list[str], say: Cal
     return model
 
 
+def _read_config(directory: Path) -> ViTConfig:
+    values = read_config(directory)
+    if values.get("model_type") not in CONFIG_CLASSES:
+        raise ValueError(f"Expected a ViT or DeiT in {directory}. Received: model_type={values.get('model_type')!r}")
+    return CONFIG_CLASSES[values["model_type"]].from_dict(values)
+
+
 def _same_classes(class_names: list[str], config: ViTConfig) -> bool:
-    """Whether the head of a checkpoint answers with the classes of the data, in their order."""
+    """Whether the classes of a checkpoint's head are those of the data, in the same order."""
     if len(class_names) != config.num_labels:
         return False
     try:
@@ -207,7 +202,7 @@ def _same_classes(class_names: list[str], config: ViTConfig) -> bool:
 
 
 def find_processor(name: str, recipe: TrainRecipe, config: ViTConfig) -> BaseImageProcessor:
-    """Returns the image processor of the model: its own, or one of the recipe's protocol, or of Facebook's."""
+    """Returns a processor with the recipe's protocol; else the model's own, or Facebook's if it has none."""
     size, wanted = config.image_hw[0], recipe.protocol
     if not recipe.pretrained and name in zoo.BY_NAME:  # an architecture: nothing is downloaded
         return protocol_processor(wanted or zoo.find(name).protocol, size)
@@ -221,7 +216,7 @@ def find_processor(name: str, recipe: TrainRecipe, config: ViTConfig) -> BaseIma
 def make_pipelines(
     recipe: TrainRecipe, train_source: Source, test_source: Source, processor: BaseImageProcessor, workers: Workers
 ) -> tuple[Pipeline, Pipeline]:
-    """Returns the batches to train on, of this worker, and all to evaluate on."""
+    """Returns the training batches of this worker, and all batches to evaluate on."""
     loading = Loading(on_error=recipe.on_error)
     order = Order(recipe.seed, recipe.repeats, workers.rank, workers.count)
     size = (processor.crop_size if processor.do_center_crop else processor.size)["height"]
@@ -232,11 +227,22 @@ def make_pipelines(
     return train_data, test_data
 
 
+def make_task(
+    recipe: TrainRecipe, run: Run, student: PretrainedModel, train_data: Pipeline, test_data: Pipeline
+) -> tuple[Classification | MaskedImages, Pipeline, Pipeline]:
+    """Returns the task of a recipe, and the pipelines with the labels that it takes."""
+    if recipe.task == "classification":
+        teacher = load_teacher(run.teacher, run.teacher_pixels, jit=recipe.jit) if run.teacher else None
+        return classification(recipe, student, teacher), train_data, test_data
+    sizes = student.config, recipe.mask_block, recipe.mask_ratio
+    return MaskedImages(), masked_pipeline(train_data, *sizes), masked_pipeline(test_data, *sizes)
+
+
 def record(directory: Path, recipe: TrainRecipe, run: Run):
-    """Writes recipe.toml and arguments.json; those of a run that is resumed must be the same.
+    """Writes recipe.toml and arguments.json.
 
     Raises:
-        ValueError: if they are not.
+        ValueError: if the run is resumed, and those there differ.
     """
     arguments = json.dumps(run._asdict(), indent=2) + "\n"
     recipe_file, arguments_file = directory / "recipe.toml", directory / "arguments.json"
@@ -246,8 +252,8 @@ def record(directory: Path, recipe: TrainRecipe, run: Run):
             differences.append(f"arguments: {arguments_file.read_text(encoding='utf-8')}")
         if differences:
             raise ValueError(
-                f"Expected to resume {directory} with what it was started with. Received other values: "
-                f"{'; '.join(differences)}. Leave them out, or start another run."
+                f"Expected to resume {directory} with the options that it was started with. Received: "
+                f"{'; '.join(differences)}. Leave these out, or start a new run."
             )
     for file, text in ((recipe_file, recipe.to_toml()), (arguments_file, arguments)):
         with complete_file(file) as temporary:

@@ -1,4 +1,4 @@
-"""Teachers: any classifier, made to answer the pixel values of a student with logits of the student's classes."""
+"""Teachers: any classifier, adapted to take a student's pixel values and return logits of the student's classes."""
 
 import functools
 import os
@@ -11,12 +11,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfdeit.labels import imagenet_id2label, match_classes
-from tfdeit.models import TFAutoModelForImageClassification
-from tfdeit.processing import AutoImageProcessor
+from tfdeit.network.models import TFAutoModelForImageClassification
+from tfdeit.preprocessing.processors import AutoImageProcessor
+from tfdeit.presentation.terminal import counted
 from tfdeit.protocols import IMAGENET_MEAN, IMAGENET_STD
 from tfdeit.resample import filter_weights
 
-# What a network takes -> function of pixels in [0, 1].
+# The range of the pixels that a network takes -> function from pixels in [0, 1] to it.
 PIXELS = {
     "0..255": lambda pixels: pixels * 255,
     "0..1": lambda pixels: pixels,
@@ -26,19 +27,19 @@ PIXELS = {
 
 
 class Teacher:
-    """A classifier in inference mode, called with what a student is called with.
+    """A classifier in inference mode that takes the same inputs as a student.
 
-    It undoes the student's normalisation, resizes (bicubic, antialiased), and prepares the pixels as the network
-    wants them. It tracks no variables, so none is saved with the student. If the network returns probabilities, their
-    logarithms are the logits: the same but for a constant.
+    It undoes the student's normalisation, resizes (bicubic, antialiased), and preprocesses the pixels for the network.
+    It tracks no variables, so that none are saved with the student. If the network returns probabilities, their
+    logarithms are used as logits, from which they differ by a constant only.
 
     Args:
-        network: from float images (B, h, w, 3) to logits or probabilities (B, K); or to an object or dictionary with
-            `logits`.
-        image_size: (height, width) that the network takes; None for the student's.
-        preprocess: from pixels in [0, 1] to what the network takes.
-        id2label: names of its classes, if they are known.
-        jit: whether XLA compiles its graph.
+        network: function from float images (B, h, w, 3) to logits or probabilities (B, K), or to an object or
+            dictionary with `logits`.
+        image_size: (height, width) of the network's images; None for the student's.
+        preprocess: function from pixels in [0, 1] to what the network takes.
+        id2label: names of the network's classes, if known.
+        jit: whether XLA compiles the teacher's graph.
     """
 
     def __init__(
@@ -59,13 +60,13 @@ class Teacher:
         """Fits the teacher to a student, and tries it on random pixels.
 
         Args:
-            class_names: of the student, in order. Where the teacher's classes have names, they are found among them.
-            image_size: (height, width) of the student.
-            mean: of the student's normalisation, for pixels in [0, 1].
-            std: likewise.
+            class_names: names of the student's classes, in order; looked up among the teacher's if those have names.
+            image_size: (height, width) of the student's images.
+            mean: mean of each channel in the student's normalisation, for pixels in [0, 1].
+            std: standard deviation of each channel, likewise.
 
         Raises:
-            ValueError: if it returns no logits, or those of other classes.
+            ValueError: if the teacher does not return logits, or has other classes.
         """
         self.mean, self.std = np.asarray(mean, "float32"), np.asarray(std, "float32")
         pixels = np.random.default_rng(0).normal(size=(4, *image_size, 3)).astype("float32")
@@ -74,7 +75,7 @@ class Teacher:
         if shape is None or len(shape) != 2 or shape[0] != len(pixels) or not np.isfinite(answer).all():
             what = type(answer).__name__ if shape is None else f"an output of shape {tuple(shape)}"
             raise ValueError(
-                f"Expected a teacher that returns finite logits (images, classes). Received: {what}. Give a classifier "
+                f"Expected a teacher that returns finite logits (images, classes). Received: {what}. Use a classifier "
                 "with its head (keras.applications: include_top=True)."
             )
         count = shape[1]
@@ -84,8 +85,8 @@ class Teacher:
             self.columns = None if columns == list(range(count)) else columns
         elif count != len(class_names):
             raise ValueError(
-                f"Expected a teacher of the {len(class_names)} classes of the data. Received: one of {count}, without "
-                "names of them. Train it on the same classes, in the order of their names."
+                f"Expected a teacher of the {counted(len(class_names), 'class')} of the data. Received: one of "
+                f"{counted(count, 'class')} without names. Train it on the same classes, sorted by name."
             )
         answer = np.asarray(answer, "float64")
         self.probabilities = bool((answer >= 0).all() and np.allclose(answer.sum(axis=1), 1, atol=1e-3))
@@ -93,7 +94,7 @@ class Teacher:
 
     def __call__(self, pixel_values):
         """Returns logits (B, C) float32 of the student's classes, for its pixel values (B, H, W, 3)."""
-        if tf.distribute.get_strategy().num_replicas_in_sync > 1:  # each replica has its own variables
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:  # each replica has variables of its own
             return self._logits(pixel_values)
         return self._compiled(pixel_values)
 
@@ -127,8 +128,8 @@ def keras_teacher(model: keras.Model, preprocess: Callable = PIXELS["0..255"], *
     """Returns a Keras model as a teacher.
 
     Args:
-        model: of images (B, h, w, 3).
-        preprocess: from pixels in [0, 1] to what it takes.
+        model: a classifier of images (B, h, w, 3).
+        preprocess: function from pixels in [0, 1] to what the model takes.
         **options: see `Teacher`.
     """
     shape = getattr(model, "input_shape", None)
@@ -140,28 +141,28 @@ def load_teacher(source: str | os.PathLike, pixels: str | None = None, **options
     """Loads a teacher.
 
     Args:
-        source: a `.keras` file; the directory of a SavedModel; the name of a class of keras.applications, such as
-            "ResNet50", with its weights for ImageNet; or what `from_pretrained` takes.
-        pixels: what a `.keras` file or a SavedModel takes, a key of `PIXELS`; None means "0..255". The others have
-            their own preprocessing.
-        **options: of `Teacher`: `id2label`, `jit`.
+        source: a `.keras` file; the directory of a SavedModel; the name of a model in keras.applications, such as
+            "ResNet50", which gets its ImageNet weights; or what `from_pretrained` takes.
+        pixels: range of the pixels that a `.keras` file or a SavedModel takes, a key of `PIXELS`; None for "0..255".
+            The others have their own preprocessing.
+        **options: `id2label` and `jit` of `Teacher`.
 
     Raises:
-        ValueError: if there is no such teacher, or it takes something else than float images.
+        ValueError: if there is no such teacher, or it does not take float images.
     """
-    path, own = Path(source), str(source)
+    path, name = Path(source), str(source)
     is_file, is_saved_model = path.suffix == ".keras" and path.is_file(), (path / "saved_model.pb").is_file()
     if pixels is not None and pixels not in PIXELS:
-        raise ValueError(f"Expected pixels of a teacher to be one of {list(PIXELS)}. Received: {pixels!r}")
+        raise ValueError(f"Expected pixels of a teacher to be one of {', '.join(PIXELS)}. Received: {pixels!r}")
     if pixels is not None and not (is_file or is_saved_model):
-        raise ValueError(f"Expected pixels for .keras files and SavedModels only. Received: {pixels!r} for {own}")
+        raise ValueError(f"Expected pixels for .keras files and SavedModels only. Received: {pixels!r} for {name}")
     preprocess = PIXELS[pixels or "0..255"]
     if is_file:
         return keras_teacher(keras.saving.load_model(path, compile=False), preprocess, **options)
     if is_saved_model:
         return _saved_model(path, preprocess, **options)
-    if not path.exists() and callable(getattr(keras.applications, own, None)):
-        return _application(own, **options)
+    if not path.exists() and callable(getattr(keras.applications, name, None)):
+        return _application(name, **options)
     return _pretrained(source, **options)
 
 
@@ -171,8 +172,8 @@ def _saved_model(path: Path, preprocess: Callable, **options) -> Teacher:
     inputs = function.structured_input_signature[1] if function else {}
     if len(inputs) != 1:
         raise ValueError(
-            f"Expected the SavedModel {path} to have the signature serving_default, of one input. Received: "
-            f"{list(loaded.signatures)}, {list(inputs)}"
+            f"Expected the SavedModel {path} to have a signature serving_default with one input. Received: signatures "
+            f"{list(loaded.signatures)}, inputs {list(inputs)}"
         )
     ((name, spec),) = inputs.items()
     if not spec.dtype.is_floating or spec.shape.rank != 4:
@@ -181,11 +182,11 @@ def _saved_model(path: Path, preprocess: Callable, **options) -> Teacher:
             f"{spec.shape}"
         )
 
-    def network(images: Any, keep=loaded):  # the variables live as long as what was loaded
+    def network(images: Any, keep=loaded):  # the variables live only as long as `loaded`
         return function(**{name: tf.cast(images, spec.dtype)})
 
     size = tuple(spec.shape[1:3]) if None not in spec.shape[1:3] else None
-    return Teacher(network, size, preprocess, **{**options, "jit": False})  # it may hold what XLA cannot compile
+    return Teacher(network, size, preprocess, **{**options, "jit": False})  # XLA cannot compile every operation
 
 
 def _application(name: str, weights: str | None = "imagenet", **options) -> Teacher:
@@ -202,7 +203,7 @@ def _pretrained(source: str | os.PathLike, **options) -> Teacher:
         model: Any = TFAutoModelForImageClassification.from_pretrained(source)
         processor = AutoImageProcessor.from_pretrained(source)
     except FileNotFoundError as error:
-        raise ValueError(f"Expected a preprocessor_config.json with the teacher {source}. {error}") from error
+        raise ValueError(f"Expected a preprocessor_config.json with the teacher {source}. Received: {error}") from error
     mean, std = (np.asarray(values, "float32") for values in (processor.image_mean, processor.image_std))
     return Teacher(
         functools.partial(model, training=False),

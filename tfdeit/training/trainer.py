@@ -1,4 +1,4 @@
-"""The loop of training: steps, checkpoints, evaluations, and an orderly end, on one device or many."""
+"""The training loop: steps, checkpoints, evaluations, and an orderly stop, on one device or many."""
 
 import collections
 import contextlib
@@ -12,17 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tfdeit.charts import line_chart
 from tfdeit.checkpoint.files import named_variables
 from tfdeit.checkpoint.writers import complete_file
 from tfdeit.data.loading import Pipeline
+from tfdeit.presentation.charts import training_curves
+from tfdeit.presentation.terminal import counted
 from tfdeit.training.checkpoints import Checkpoints
 from tfdeit.training.display import Display
 from tfdeit.training.learner import Learner
 from tfdeit.training.recipe import TrainRecipe
 from tfdeit.training.workers import Workers
 
-LAG = 2  # steps that are begun before the figures of one are read: the device never waits for the host
+LAG = 2  # steps started before the figures of an earlier one are read, so that the device never waits for the host
 
 
 class Diverged(RuntimeError):
@@ -30,16 +31,16 @@ class Diverged(RuntimeError):
 
 
 class _Stopped(Exception):
-    """A signal came during an evaluation."""
+    """A signal arrived during an evaluation."""
 
 
 @dataclasses.dataclass
 class State:
-    """What a trainer counts, kept in checkpoints.
+    """The progress of a trainer, stored in checkpoints.
 
     Attributes:
-        step: how many steps have been done.
-        sums: of the figures, over the steps of this epoch; none after its evaluation.
+        step: number of steps done.
+        sums: sums of the figures over the steps of this epoch; empty once the epoch has been evaluated.
         history: the figures of each epoch.
         best: step and value of the best evaluation.
     """
@@ -53,14 +54,14 @@ class State:
 class Trainer:
     """Trains a learner, and keeps a record in a directory: checkpoints/, tensorboard/, history.csv, curves.png.
 
-    What it does depends on the step only: a run that is killed and resumed ends with the same weights.
+    What it does depends on the step only, so a run that is killed and resumed ends with the same weights.
 
     Args:
-        learner: compiled; under a strategy, in its scope.
-        recipe: epochs, seed, and when to save.
-        train: endless batches, those of this worker.
-        validation: all images to evaluate on, after each epoch; None for no evaluation.
-        directory: of the run.
+        learner: a compiled learner; under a strategy, one compiled in its scope.
+        recipe: the recipe, for the number of epochs and when to save.
+        train: endless training batches, those of this worker.
+        validation: all images to evaluate on after each epoch; None for no evaluation.
+        directory: directory of the run.
     """
 
     def __init__(
@@ -77,29 +78,29 @@ class Trainer:
         self.state, self.stopping = State(), False
         self.pending: collections.deque = collections.deque()
         self.total = recipe.epochs * train.steps_per_epoch
-        # A model of its own to evaluate and to save: raw or averaged weights, outside of any strategy.
+        # Another model to evaluate and to save, outside of any strategy, which gets raw or averaged weights.
         self.model = type(learner.student).from_config(learner.student.get_config())
-        self.model.compile(jit_compile=False)  # a smaller last batch is not worth another compilation
+        self.model.compile(jit_compile=False)  # XLA would compile again for a smaller last batch
 
     def fit(self) -> bool:
-        """Trains from the last checkpoint, if there is one, to the end.
+        """Trains to the end, starting from the last checkpoint if there is one.
 
         Returns:
             Whether the end was reached; False after SIGTERM or SIGINT, with a checkpoint of the last step.
 
         Raises:
-            Diverged: if the loss is not finite; nothing is saved after that.
+            Diverged: if the loss is not finite; no checkpoint is written after that.
         """
         if self.workers.chief:
             self.checkpoints.remove_unfinished()
         if steps := self.checkpoints.steps():
             self.state = State(**self.checkpoints.restore(self.learner, steps[-1]))
-        self.workers.part_seeds(self.learner.student)
+        self.workers.vary_seeds(self.learner.student)
         step = self.workers.distributed(self.learner)
         state, per_epoch = self.state, self.train.steps_per_epoch
         with self._signals(), Display(self, self.workers.chief) as self.display:
             batches = self.workers.batches(self.train, state.step)
-            if state.sums and state.step % per_epoch == 0:  # it was stopped in an evaluation
+            if state.sums and state.step % per_epoch == 0:  # stopped during an evaluation
                 self._end_epoch()
             while state.step < self.total and not self.stopping:
                 figures = step(next(batches), self.signalled)
@@ -123,7 +124,7 @@ class Trainer:
             self.checkpoints.save(self.learner, self.state.step, dataclasses.asdict(self.state), best)
 
     def weights(self, averaged: bool):
-        """Returns the model with the weights as they are, or averaged."""
+        """Returns `self.model` with the student's weights, or with their moving averages."""
         own, learner = named_variables(self.model), self.learner
         variables = named_variables(learner.student)
         trained = [name for name, variable in variables.items() if variable.trainable]
@@ -146,7 +147,9 @@ class Trainer:
             state.history.append(row)
             self._choose_best(row)
             self.display.epoch(row)
-            write_history(self.directory, state.history)
+            images = counted(len(self.train.source), "image")
+            held_out = f", {len(self.validation.source):,} to evaluate on" if self.validation else ""
+            write_history(self.directory, state.history, f"{self.directory.name}: {images} to train on{held_out}")
         state.sums = {}
         self.save()
 
@@ -156,7 +159,7 @@ class Trainer:
 
         def on_batch(done):
             self.display.evaluation(done, self.validation.steps_per_epoch)
-            if self.signalled and self.workers.count == 1:  # other workers would wait for this one
+            if self.signalled and self.workers.count == 1:  # with several, the others would wait for this one
                 raise _Stopped
 
         kinds = {"val": False, "ema_val": True} if self.learner.averages else {"val": False}
@@ -177,11 +180,11 @@ class Trainer:
             self.state.best = {"step": row["step"], "value": value}
 
     def _read(self, lag: int):
-        """Takes note of the figures of all steps but the last `lag`."""
+        """Reads the figures of all steps but the last `lag`."""
         while len(self.pending) > lag:
             step, figures = self.pending.popleft()
             values = {name: float(value) for name, value in figures.items()}
-            # All workers read this at the same step, so they stop after the same step.
+            # All workers read this at the same step, so all stop after the same step.
             self.stopping |= bool(values.pop("stop"))
             if not math.isfinite(values["loss"]):
                 self._diverge(step, values["loss"])
@@ -200,7 +203,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """Lets SIGTERM and SIGINT end training after the step."""
+        """Makes SIGTERM and SIGINT stop training after the current step."""
         self.signalled, kept = False, {}
 
         def stop(number, frame):
@@ -215,14 +218,11 @@ class Trainer:
                 signal.signal(number, handler)
 
 
-def write_history(directory: Path, history: list[dict[str, Any]]):
-    """Writes history.csv and curves.png."""
+def write_history(directory: Path, history: list[dict[str, Any]], title: str):
+    """Writes history.csv and curves.png, with a title."""
     with complete_file(directory / "history.csv") as file, open(file, "w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, list(history[-1]), restval="", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(history)
-    name = "accuracy" if "accuracy" in history[-1] else "loss"
-    keys = [key for key in history[-1] if key.endswith(name)]
-    series = {key: [(row["epoch"], row[key]) for row in history if key in row] for key in keys}
     with complete_file(directory / "curves.png") as file:
-        line_chart(series, directory.name, "epoch", name).save(file)
+        training_curves(history, title).save(file)

@@ -1,4 +1,4 @@
-"""The processes and devices that share a run, by way of `tf.distribute`."""
+"""The processes and devices that share a run, through `tf.distribute`."""
 
 import json
 import os
@@ -13,12 +13,12 @@ from tfdeit.training.learner import Learner
 
 
 def choose_strategy() -> tf.distribute.Strategy:
-    """Returns MultiWorkerMirroredStrategy where TF_CONFIG names workers, MirroredStrategy for several GPUs, or none.
+    """Returns MultiWorkerMirroredStrategy if TF_CONFIG names several workers, MirroredStrategy for several GPUs.
 
-    To be called before TensorFlow computes anything.
+    Otherwise returns the default strategy. Call it before TensorFlow computes anything.
 
     Raises:
-        ValueError: if TF_CONFIG is not what TensorFlow reads.
+        ValueError: if TF_CONFIG is not in the form that TensorFlow reads.
     """
     text = os.environ.get("TF_CONFIG")
     if text:
@@ -38,15 +38,15 @@ def choose_strategy() -> tf.distribute.Strategy:
 
 
 class Workers:
-    """What a process is among those of a strategy.
+    """The worker processes of a strategy, as seen from this one.
 
     Args:
         strategy: the strategy.
 
     Attributes:
-        count: how many processes there are.
-        rank: the number of this one.
-        chief: whether it evaluates and writes for all.
+        count: number of processes.
+        rank: number of this process, from 0.
+        chief: whether this process evaluates and writes for all.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy):
@@ -59,8 +59,8 @@ class Workers:
         self.chief = self.rank == 0
         self.devices = strategy.num_replicas_in_sync // self.count
 
-    def part_seeds(self, model: keras.Model):
-        """Gives the workers other random numbers than the chief, whose states are in the checkpoints."""
+    def vary_seeds(self, model: keras.Model):
+        """Gives each other worker different random states from the chief's, which are those in the checkpoints."""
         weights = {id(variable) for variable in model.weights}
         for variable in model.variables:
             if id(variable) not in weights and self.rank:
@@ -71,7 +71,7 @@ class Workers:
         if self.count == 1:
             yield from pipeline.dataset(step)
             return
-        # With several workers, tf.data places some functions on the chief, and fails: finish in a thread instead.
+        # With several workers, tf.data places some functions on the chief and fails: `finish` runs in a thread instead.
         batches = iter(pipeline.host(step))
         with ThreadPoolExecutor(1) as pool:
             ahead = pool.submit(lambda: pipeline.finish(next(batches)))
@@ -81,7 +81,7 @@ class Workers:
                 yield batch
 
     def distributed(self, learner: Learner) -> Callable:
-        """Returns the step of all workers: (batch of this worker, whether to stop) -> figures, and "stop" of any."""
+        """Returns the step of all workers: (own batch, whether to stop) -> mean figures, "stop" > 0 if any stops."""
         strategy = self.strategy
         if strategy.num_replicas_in_sync == 1:
             return lambda batch, stop: {**learner.step(*batch), "stop": stop}
@@ -105,7 +105,7 @@ class Workers:
         return call
 
     def split(self, batch: tf.Tensor):
-        """Returns the parts of a batch of this worker, for its devices."""
+        """Returns a batch of this worker, split among its devices."""
         if self.devices == 1:
             return batch
         parts = tf.split(batch, self.devices)
