@@ -144,7 +144,8 @@ def test_what_is_refused(files):
 def test_python_ends_while_a_pipeline_runs(files):
     """The iterator is alive at exit, and its threads are busy."""
     script = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from test_pipeline_training import *\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); from training_data import PLAIN, Files\n"
+        "from tfdeit.data.pipeline import train_pipeline\n"
         "iterator = iter(train_pipeline(Files(sys.argv[2:]), 8, 224, PLAIN, mix=False).dataset()); next(iterator)"
     )
     subprocess.run(
